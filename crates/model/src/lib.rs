@@ -1,0 +1,36 @@
+//! Nouns of the domain, shared by every crate.
+//!
+//! No logic beyond checked construction and display, no I/O, no clock. When two crates on one level need
+//! to talk about the same thing, the noun lives here; what is done with it lives with whoever does it.
+#![forbid(unsafe_code)]
+
+mod class;
+mod definition;
+mod entry;
+mod hash;
+mod ids;
+mod lineage;
+mod name;
+mod payload;
+mod problem;
+mod subject;
+
+pub use class::{Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, Rung, RuleVersion};
+pub use definition::{ColumnDef, DatasetDefinition, DatasetKind, TableVersion};
+pub use entry::{
+    Actor, Durability, Entry, EntryRef, Kind, Measure, Outcome, Reason, RoleSet, StoredEntry, Target, TargetColumn,
+    Verb, ColumnRole,
+};
+pub use hash::{Hash, NotAHash};
+pub use ids::{ControlSeq, DatasetId, EntryId, FieldId, Node, Seq, WallMicros, WallNanos, WriterId};
+pub use lineage::{
+    Atom, AtomIx, Direct, Hop, HopIx, Indirect, Influence, Lineage, OutputFlow, PolicyId, TableIx, ViewId,
+};
+pub use name::{BadName, DatasetName};
+pub use payload::{
+    AdminRecord, AttributeChange, BlobRef, BypassRecord, CatalogChange, Denied, DraftRecord, FileDigest, HeadRecord,
+    InputRef, KeyRecord, LineageRecord, OpenIntent, Payload, PolicyBundleRecord, Publish, ReadIntent,
+    ReadOutcome, RunRecord, RunState, SealedBox, SourceKind, SourceSnapshot, TokenRecord, ViewRecord, WriterEvent,
+};
+pub use problem::{Code, Label, Position, Problem, SourceText};
+pub use subject::{Authentication, Principal, Purpose, Subject, SubjectKey};
