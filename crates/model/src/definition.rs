@@ -1,6 +1,6 @@
 //! What a dataset is: its columns, keys, times, owner and text.
 
-use crate::{ControlSeq, DatasetId, DatasetName, FieldId, Hash, Node, Purpose};
+use crate::{ControlSeq, DatasetId, DatasetName, FieldId, Hash, Node, Purpose, WallMicros};
 use arrow_schema::DataType;
 use std::{collections::BTreeSet, fmt};
 
@@ -94,6 +94,18 @@ impl DatasetDefinition {
     pub fn ordinal(&self, field: FieldId) -> Option<u16> {
         self.columns.iter().position(|c| c.field == field).and_then(|i| u16::try_from(i + 1).ok())
     }
+}
+
+/// Which version of a dataset a reference asks for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Pin {
+    /// The newest at the moment the statement starts.
+    #[default]
+    Newest,
+    /// `VERSION n`, `VERSION AS OF n`.
+    Version(u64),
+    /// `TIMESTAMP AS OF t`: the newest published by then.
+    At(WallMicros),
 }
 
 /// A dataset at a version: what every reference in a statement is pinned to before anything is planned.

@@ -16,7 +16,7 @@ mod problem;
 mod subject;
 
 pub use class::{Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, Rung, RuleVersion};
-pub use definition::{ColumnDef, DatasetDefinition, DatasetKind, TableVersion};
+pub use definition::{ColumnDef, DatasetDefinition, DatasetKind, Pin, TableVersion};
 pub use entry::{
     Actor, Durability, Entry, EntryRef, Kind, Measure, Outcome, Reason, RoleSet, StoredEntry, Target, TargetColumn,
     Verb, ColumnRole,
