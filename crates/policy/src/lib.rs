@@ -5,6 +5,14 @@
 //! `engine`, which executes.
 #![forbid(unsafe_code)]
 
+mod barrier;
+pub mod enforce;
+mod govern;
 mod grant;
+pub mod markers;
+pub mod mask;
 
-pub use grant::{ColumnFacts, ColumnGrant, GroupFloor, Grant, Mask, RowGrant, RowPredicate, TableFacts};
+pub use barrier::{Barrier, ViewBoundary};
+pub use govern::govern;
+pub use grant::{ColumnFacts, ColumnGrant, Grant, GroupFloor, Mask, RowGrant, RowPredicate, TableFacts};
+pub use mask::TokenKeys;

@@ -1,0 +1,283 @@
+//! The logical barrier: what stands above a governed relation and lets nothing through that could show what it hides.
+//!
+//! INVARIANT: a closed barrier keeps every predicate and limit above it, and its schema is its own fields that are still
+//! in its input, never more. Only `engine`'s `LeakproofPushdown` moves predicates below. An *open* barrier (all raw, all
+//! rows) hides nothing and lets everything through.
+
+use crate::enforce;
+use custody_model::{FieldId, Hash, TableVersion, ViewId};
+use datafusion_common::arrow::datatypes::{Field, FieldRef};
+use datafusion_common::{DFSchema, DFSchemaRef, Result, TableReference, internal_err, plan_err};
+use datafusion_expr::{
+    Expr, Extension, InvariantLevel, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
+};
+use std::{cmp::Ordering, collections::HashSet, fmt, sync::Arc};
+
+/// The top of a governed relation.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Barrier {
+    at: TableVersion,
+    grant: Hash,
+    open: bool,
+    fields: Vec<FieldId>,
+    schema: DFSchemaRef,
+    input: Arc<LogicalPlan>,
+}
+
+impl Barrier {
+    /// A barrier over `input`, whose columns are `fields`, in order. Fields that `masked` names are nullable.
+    pub(crate) fn new(
+        at: TableVersion,
+        grant: Hash,
+        open: bool,
+        fields: Vec<FieldId>,
+        masked: &HashSet<FieldId>,
+        input: LogicalPlan,
+    ) -> Result<Self> {
+        if fields.len() != input.schema().fields().len() {
+            return internal_err!("barrier of `{at}`: {} fields for {}", fields.len(), input.schema());
+        }
+        let columns = input.schema().iter().zip(&fields).map(|((qualifier, field), id)| {
+            let nullable = field.is_nullable() || masked.contains(id);
+            (qualifier.cloned(), with_nullability(field, nullable))
+        });
+        let schema = schema_of(columns.collect())?;
+        Ok(Self { at, grant, open, fields, schema, input: Arc::new(input) })
+    }
+
+    /// The table version below.
+    pub fn at(&self) -> &TableVersion {
+        &self.at
+    }
+
+    /// The hash of the decision.
+    pub fn grant(&self) -> Hash {
+        self.grant
+    }
+
+    /// Whether it hides nothing.
+    pub fn open(&self) -> bool {
+        self.open
+    }
+
+    /// The field of each output column.
+    pub fn fields(&self) -> &[FieldId] {
+        &self.fields
+    }
+
+    /// What is below.
+    pub fn input(&self) -> &Arc<LogicalPlan> {
+        &self.input
+    }
+
+    /// Where each output column is in the input, which may have more columns or another order.
+    pub fn positions(&self) -> Result<Vec<usize>> {
+        self.schema
+            .iter()
+            .map(|(qualifier, field)| match position(self.input.schema(), qualifier, field) {
+                Some(i) => Ok(i),
+                None => internal_err!("barrier of `{}`: column `{}` left its input", self.at, field.name()),
+            })
+            .collect()
+    }
+
+    /// The same barrier over another input: its own fields that are still there, and no others.
+    pub fn over(&self, input: LogicalPlan) -> Result<Self> {
+        let mut fields = vec![];
+        let mut columns = vec![];
+        for ((qualifier, field), id) in self.schema.iter().zip(&self.fields) {
+            if let Some(i) = position(input.schema(), qualifier, field) {
+                let below = input.schema().field(i);
+                fields.push(*id);
+                columns.push((qualifier.cloned(), with_nullability(below, field.is_nullable() || below.is_nullable())));
+            }
+        }
+        if !enforce!("barrier.schema", true) {
+            for (i, (qualifier, field)) in input.schema().iter().enumerate() {
+                if !columns.iter().any(|(q, f)| q.as_ref() == qualifier && f.name() == field.name()) {
+                    fields.push(FieldId(i as u32));
+                    columns.push((qualifier.cloned(), Arc::clone(field)));
+                }
+            }
+        }
+        let schema = schema_of(columns)?;
+        Ok(Self { at: self.at.clone(), grant: self.grant, open: self.open, fields, schema, input: Arc::new(input) })
+    }
+
+    /// The barrier in this node, where it is one.
+    pub fn of(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
+        node.as_any().downcast_ref()
+    }
+
+    /// The barrier in this plan's top node, where it is one.
+    pub fn of_plan(plan: &LogicalPlan) -> Option<&Self> {
+        match plan {
+            LogicalPlan::Extension(e) => Self::of(e.node.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// As a plan.
+    pub fn into_plan(self) -> LogicalPlan {
+        LogicalPlan::Extension(Extension { node: Arc::new(self) })
+    }
+}
+
+fn position(schema: &DFSchema, qualifier: Option<&TableReference>, field: &Field) -> Option<usize> {
+    schema.iter().position(|(q, f)| q == qualifier && f.name() == field.name())
+}
+
+fn with_nullability(field: &FieldRef, nullable: bool) -> FieldRef {
+    if field.is_nullable() == nullable {
+        Arc::clone(field)
+    } else {
+        Arc::new(field.as_ref().clone().with_nullable(nullable))
+    }
+}
+
+/// Without functional dependencies and metadata: they would tell about rows that are not there.
+fn schema_of(columns: Vec<(Option<TableReference>, FieldRef)>) -> Result<DFSchemaRef> {
+    Ok(Arc::new(DFSchema::new_with_metadata(columns, Default::default())?))
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        UserDefinedLogicalNodeCore::fmt_for_explain(self, f)
+    }
+}
+
+impl PartialOrd for Barrier {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        if self == other {
+            return Some(Ordering::Equal);
+        }
+        let key = |b: &Self| (b.at.clone(), b.grant, b.open, b.fields.clone());
+        match key(self).cmp(&key(other)) {
+            Ordering::Equal => self.input.partial_cmp(&other.input).filter(|o| o.is_ne()),
+            unequal => Some(unequal),
+        }
+    }
+}
+
+impl UserDefinedLogicalNodeCore for Barrier {
+    fn name(&self) -> &str {
+        "Barrier"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn check_invariants(&self, _: InvariantLevel) -> Result<()> {
+        if self.fields.len() != self.schema.fields().len() {
+            return internal_err!("barrier of `{}`: fields and columns differ", self.at);
+        }
+        self.positions().map(|_| ())
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        vec![]
+    }
+
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        if enforce!("barrier.predicates", !self.open) {
+            self.schema.fields().iter().map(|f| f.name().clone()).collect()
+        } else {
+            HashSet::new()
+        }
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Barrier: {} grant={}", self.at, self.grant.short())
+    }
+
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        match <[LogicalPlan; 1]>::try_from(inputs) {
+            Ok([input]) if exprs.is_empty() => self.over(input),
+            _ => plan_err!("a barrier has one input and no expressions"),
+        }
+    }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let positions = self.positions().ok()?;
+        output_columns.iter().map(|i| positions.get(*i).copied()).collect::<Option<_>>().map(|needed| vec![needed])
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        !enforce!("barrier.limit", !self.open)
+    }
+}
+
+/// The top of a plain view's text: an identity that lineage reads and the physical plan does not have.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Debug)]
+pub struct ViewBoundary {
+    view: ViewId,
+    input: Arc<LogicalPlan>,
+}
+
+impl ViewBoundary {
+    /// The boundary of `view` over its planned text.
+    pub fn new(view: ViewId, input: LogicalPlan) -> Self {
+        Self { view, input: Arc::new(input) }
+    }
+
+    /// The view.
+    pub fn view(&self) -> &ViewId {
+        &self.view
+    }
+
+    /// The boundary in this node, where it is one.
+    pub fn of(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
+        node.as_any().downcast_ref()
+    }
+
+    /// As a plan.
+    pub fn into_plan(self) -> LogicalPlan {
+        LogicalPlan::Extension(Extension { node: Arc::new(self) })
+    }
+}
+
+impl UserDefinedLogicalNodeCore for ViewBoundary {
+    fn name(&self) -> &str {
+        "View"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        self.input.schema()
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        vec![]
+    }
+
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        HashSet::new()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "View: {}", self.view)
+    }
+
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        match <[LogicalPlan; 1]>::try_from(inputs) {
+            Ok([input]) if exprs.is_empty() => Ok(Self::new(self.view.clone(), input)),
+            _ => plan_err!("a view has one input and no expressions"),
+        }
+    }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        Some(vec![output_columns.to_vec()])
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        true
+    }
+}

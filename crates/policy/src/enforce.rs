@@ -1,0 +1,115 @@
+//! Names every line that enforces something, so that a test can switch it off and see a test fail.
+//!
+//! `enforce!("id", condition)` is the condition, unless a test has switched `id` off on its thread: then it is `false`.
+//! Write it so that `true` is the protective branch. Outside tests and feature `mutation` no switch exists.
+
+/// Every id that `enforce!` may name, in order.
+pub const IDS: &[&str] = &[
+    "barrier.limit",
+    "barrier.predicates",
+    "barrier.schema",
+    "check.expressions",
+    "check.leaves",
+    "exec.errors",
+    "exec.filters",
+    "exec.limit",
+    "exec.properties",
+    "exec.statistics",
+    "govern.columns",
+    "govern.guards",
+    "govern.masks",
+    "govern.nothing",
+    "govern.sets",
+    "leakproof.columns",
+    "leakproof.conjuncts",
+    "push.guarded",
+];
+
+/// Whether `id` is listed; evaluated when compiling.
+#[doc(hidden)]
+pub const fn known(id: &str) -> bool {
+    let mut i = 0;
+    while i < IDS.len() {
+        if same(IDS[i].as_bytes(), id.as_bytes()) {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+#[cfg(any(test, feature = "mutation"))]
+mod switch {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    thread_local! {
+        static OFF: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// Whether `id` is on, on this thread.
+    #[doc(hidden)]
+    pub fn on(id: &str) -> bool {
+        OFF.with_borrow(|off| !off.contains(id))
+    }
+
+    /// Runs `f` with `id` switched off on this thread. A multi-threaded runtime does not see the switch.
+    pub fn without<T>(id: &'static str, f: impl FnOnce() -> T) -> T {
+        struct Restore(&'static str);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                OFF.with_borrow_mut(|off| off.remove(self.0));
+            }
+        }
+        OFF.with_borrow_mut(|off| off.insert(id));
+        let _restore = Restore(id);
+        f()
+    }
+}
+
+#[cfg(any(test, feature = "mutation"))]
+pub use switch::{on, without};
+
+/// Whether `id` is on: always.
+#[cfg(not(any(test, feature = "mutation")))]
+#[doc(hidden)]
+#[inline(always)]
+pub const fn on(_id: &str) -> bool {
+    true
+}
+
+/// The condition, which a mutation test can force to `false`; see [`crate::enforce`].
+#[macro_export]
+macro_rules! enforce {
+    ($id:literal, $condition:expr) => {{
+        const { assert!($crate::enforce::known($id), "id is not in `enforce::IDS`") };
+        $crate::enforce::on($id) && $condition
+    }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_one_id_for_a_while() {
+        let deny = || enforce!("govern.nothing", true);
+        assert!(deny());
+        assert!(!without("govern.nothing", deny));
+        assert!(deny());
+        assert!(IDS.is_sorted());
+    }
+}
