@@ -1,0 +1,363 @@
+//! The statements of the dialect, after the gate.
+//!
+//! A definition keeps everything that was declared, executed yet or not, so that the engine can refuse what it
+//! cannot honour with the place where it was written. Nothing here is optional because a reader forgot it.
+
+use crate::{Place, reference::Reference};
+use arrow_schema::DataType;
+use custody_model::{DatasetName, Position, Purpose};
+use sqlparser::ast;
+
+/// Something with the text it was written as and where.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Located<T> {
+    /// What it is.
+    pub value: T,
+    /// Its own source text, without a closing `;`.
+    pub text: String,
+    /// First character.
+    pub start: Position,
+    /// One past the last character.
+    pub end: Position,
+}
+
+/// Something small with its place, for carets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Placed<T> {
+    /// What it is.
+    pub value: T,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// One statement.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Statement {
+    /// A query.
+    Query(GatedQuery),
+    /// `EXPLAIN` of a query.
+    Explain(ExplainKind, GatedQuery),
+    /// `PREPARE name AS query`.
+    Prepare(PrepareDef),
+    /// `EXECUTE name (…)`.
+    Execute(ExecuteDef),
+    /// `CREATE SOURCE`.
+    Source(Box<SourceDef>),
+    /// `CREATE FEATURE VIEW`.
+    FeatureView(Box<ViewDef>),
+    /// `CREATE VIEW`.
+    View(Box<PlainViewDef>),
+}
+
+impl Statement {
+    /// The statement's words: `CREATE SOURCE`.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Query(_) => "SELECT",
+            Self::Explain(..) => "EXPLAIN",
+            Self::Prepare(_) => "PREPARE",
+            Self::Execute(_) => "EXECUTE",
+            Self::Source(_) => "CREATE SOURCE",
+            Self::FeatureView(_) => "CREATE FEATURE VIEW",
+            Self::View(_) => "CREATE VIEW",
+        }
+    }
+
+    /// Whether it belongs in a project file only.
+    pub fn is_definition(&self) -> bool {
+        match self {
+            Self::Query(_) | Self::Explain(..) | Self::Prepare(_) | Self::Execute(_) => false,
+            Self::Source(_) | Self::FeatureView(_) | Self::View(_) => true,
+        }
+    }
+
+    /// The name that a definition defines.
+    pub fn defines(&self) -> Option<&Placed<DatasetName>> {
+        match self {
+            Self::Query(_) | Self::Explain(..) | Self::Prepare(_) | Self::Execute(_) => None,
+            Self::Source(def) => Some(&def.name),
+            Self::FeatureView(def) => Some(&def.name),
+            Self::View(def) => Some(&def.name),
+        }
+    }
+
+    /// The query inside.
+    pub fn query(&self) -> Option<&GatedQuery> {
+        match self {
+            Self::Query(query) | Self::Explain(_, query) => Some(query),
+            Self::Prepare(def) => Some(&def.query),
+            Self::FeatureView(def) => Some(&def.query),
+            Self::View(def) => Some(&def.query),
+            Self::Execute(_) | Self::Source(_) => None,
+        }
+    }
+}
+
+/// What to explain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExplainKind {
+    /// `EXPLAIN`: the plan down to the barriers.
+    Plan,
+    /// `EXPLAIN ANALYZE`: the same with measurements.
+    Analyze,
+    /// `EXPLAIN LINEAGE`.
+    Lineage,
+    /// `EXPLAIN POLICY`.
+    Policy,
+}
+
+/// A query of which every clause has a reader. Only the gate makes one.
+#[derive(Clone, PartialEq, Debug)]
+pub struct GatedQuery {
+    pub(crate) ast: ast::Query,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) functions: Vec<FunctionCall>,
+    pub(crate) text: String,
+    pub(crate) normalised: String,
+    pub(crate) place: Place,
+}
+
+impl GatedQuery {
+    /// Every dataset that a `FROM` names, anywhere in the query, in the order of the text.
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    /// Every function called, in the order of the text, table functions included.
+    pub fn functions(&self) -> &[FunctionCall] {
+        &self.functions
+    }
+
+    /// The syntax tree. Its pins are in the table factors: plan it with [`crate::Relations`].
+    pub fn ast(&self) -> &ast::Query {
+        &self.ast
+    }
+
+    /// The syntax tree. Its pins are in the table factors: plan it with [`crate::Relations`].
+    pub fn into_ast(self) -> ast::Query {
+        self.ast
+    }
+
+    /// The query as written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Literals as `?`, one space between tokens, words in lower case: what the statement hash is taken over.
+    pub fn text_normalised(&self) -> String {
+        self.normalised.clone()
+    }
+
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+}
+
+/// A function call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FunctionCall {
+    /// In lower case.
+    pub name: String,
+    /// Where the name stands.
+    pub place: Place,
+    /// Whether it stands in `FROM`.
+    pub in_from: bool,
+    /// A part of the call that DataFusion reads for aggregates and window functions only and drops for scalar ones:
+    /// `DISTINCT`, `FILTER`, `OVER`, …. The engine refuses it on a scalar function.
+    pub modifier: Option<&'static str>,
+}
+
+/// `PREPARE name [(type, …)] AS query`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PrepareDef {
+    /// In lower case.
+    pub name: Placed<String>,
+    /// Types of `$1`, `$2`, …, where given.
+    pub parameters: Vec<DataType>,
+    /// The query.
+    pub query: GatedQuery,
+}
+
+/// `EXECUTE name [(literal, …)]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ExecuteDef {
+    /// In lower case.
+    pub name: Placed<String>,
+    /// Literals, possibly negated.
+    pub arguments: Vec<ast::Expr>,
+}
+
+/// How a source's files are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceFormat {
+    /// A Delta table.
+    Delta,
+    /// Parquet files.
+    Parquet,
+    /// CSV files.
+    Csv,
+    /// JSON lines.
+    Json,
+}
+
+impl SourceFormat {
+    /// `DELTA`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Delta => "DELTA",
+            Self::Parquet => "PARQUET",
+            Self::Csv => "CSV",
+            Self::Json => "JSON",
+        }
+    }
+}
+
+/// A column that a source declares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// Without `NOT NULL`.
+    pub nullable: bool,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+/// `ENTITY entity (cols) EVENT TIME col [KNOWN TIME col]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// `patient`.
+    pub entity: Placed<String>,
+    /// Columns that identify the entity.
+    pub columns: Vec<Placed<String>>,
+    /// When a row became true.
+    pub event_time: Placed<String>,
+    /// When a row became known.
+    pub known_time: Option<Placed<String>>,
+}
+
+/// `COLUMN new RENAMED FROM old`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RenamedColumn {
+    /// The name from now on.
+    pub new: Placed<String>,
+    /// The name until now.
+    pub old: Placed<String>,
+}
+
+/// What a violated expectation does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnViolation {
+    /// Nothing is published.
+    Fail,
+    /// The rows go to `quarantine.<view>`.
+    Quarantine,
+    /// It is reported.
+    Warn,
+}
+
+/// What must hold.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Check {
+    /// An expression over one row, without subqueries; NULL passes.
+    Expr(Box<ast::Expr>),
+    /// `UNIQUE (cols)`.
+    Unique(Vec<Placed<String>>),
+}
+
+/// `EXPECT check ON VIOLATION …`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Expectation {
+    /// What must hold.
+    pub check: Check,
+    /// The check as written.
+    pub text: String,
+    /// Functions that the check calls.
+    pub functions: Vec<FunctionCall>,
+    /// What a violation does.
+    pub on_violation: OnViolation,
+    /// The whole clause.
+    pub place: Place,
+}
+
+/// Clauses that every definition may have.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Clauses {
+    /// `OWNER id`: a principal or role.
+    pub owner: Option<Placed<String>>,
+    /// `PURPOSE id, …`; empty: not restricted.
+    pub purposes: Vec<Placed<Purpose>>,
+    /// `COMMENT 'text'`.
+    pub comment: Option<String>,
+    /// `EXPECT …`, in order.
+    pub expectations: Vec<Expectation>,
+    /// `RENAMED FROM name`.
+    pub renamed_from: Option<Placed<DatasetName>>,
+    /// `COLUMN new RENAMED FROM old`, in order.
+    pub renamed_columns: Vec<RenamedColumn>,
+}
+
+/// `CREATE SOURCE`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SourceDef {
+    /// Its name.
+    pub name: Placed<DatasetName>,
+    /// Its columns.
+    pub columns: Vec<SourceColumn>,
+    /// How it is read.
+    pub format: SourceFormat,
+    /// A URL, or a path under the warehouse.
+    pub location: Placed<String>,
+    /// Key and times.
+    pub key: Key,
+    /// The rest.
+    pub clauses: Clauses,
+}
+
+/// `INCREMENTAL BY column LOOKBACK interval`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Incremental {
+    /// The time column.
+    pub column: Placed<String>,
+    /// As written: `730 days`.
+    pub lookback: String,
+    /// The whole clause.
+    pub place: Place,
+}
+
+/// `CREATE FEATURE VIEW`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ViewDef {
+    /// Its name.
+    pub name: Placed<DatasetName>,
+    /// Key and times, by the names of output columns.
+    pub key: Key,
+    /// `TTL INTERVAL '5 years'`: `5 years`.
+    pub ttl: Option<Placed<String>>,
+    /// `MATCH STRICT`.
+    pub match_strict: Option<Place>,
+    /// Rebuilt in parts.
+    pub incremental: Option<Incremental>,
+    /// The rest.
+    pub clauses: Clauses,
+    /// What it computes.
+    pub query: GatedQuery,
+}
+
+/// `CREATE VIEW name [DEFINER] (OWNER id | COMMENT 'text')* AS query`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlainViewDef {
+    /// Its name.
+    pub name: Placed<DatasetName>,
+    /// Whether it decides as its owner.
+    pub definer: bool,
+    /// A principal or role.
+    pub owner: Option<Placed<String>>,
+    /// Free text.
+    pub comment: Option<String>,
+    /// What it selects.
+    pub query: GatedQuery,
+}
