@@ -154,6 +154,8 @@ mod tests {
             publish: false,
             declassify: false,
             valid_until: None,
+            policies: vec![],
+            failed: vec![],
             hash: Hash([0x1a; 32]),
         }
     }

@@ -125,6 +125,10 @@ pub struct Grant {
     pub declassify: bool,
     /// Earliest expiry of an approval that took part.
     pub valid_until: Option<WallNanos>,
+    /// Permits and forbids that decided rows and actions on the table.
+    pub policies: Vec<PolicyId>,
+    /// Policies that could not be evaluated, and row sets that do not fit the version read. Any: nothing is granted.
+    pub failed: Vec<PolicyId>,
     /// SHA3-256 over everything that decided.
     pub hash: Hash,
 }

@@ -3,16 +3,30 @@
 //! `decide(bundle, subject, facts) -> Grant` is pure: no clock, no I/O. `govern(scan, at, grant, keys)` makes the
 //! governed relation: filter first, mask above it, a barrier above both. The physical half of the barrier lives in
 //! `engine`, which executes.
+//!
+//! `Bundle::load` reads Cedar policies and policy SQL (`ddl`, `rows`, `cedar`) and refuses whatever is not total, typed
+//! and closed; `decide` asks Cedar and resolves masks and rows; `Decisions` remembers.
 #![forbid(unsafe_code)]
 
 mod barrier;
+mod bundle;
+mod cache;
+mod cedar;
+mod ddl;
+mod decide;
+mod digest;
 pub mod enforce;
 mod govern;
 mod grant;
 pub mod markers;
 pub mod mask;
+mod place;
+mod rows;
 
 pub use barrier::{Barrier, ViewBoundary};
+pub use bundle::{Bundle, PolicyRow, RowSetRow, Tables, TagRow};
+pub use cache::Decisions;
+pub use decide::{decide, facts_hash, subject_key};
 pub use govern::govern;
 pub use grant::{ColumnFacts, ColumnGrant, Grant, GroupFloor, Mask, RowGrant, RowPredicate, TableFacts};
 pub use mask::TokenKeys;

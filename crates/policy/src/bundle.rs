@@ -1,0 +1,746 @@
+//! A policy bundle: Cedar policies and policy SQL, read, checked against the schema and against each other.
+//!
+//! What is loaded is complete: every class, row set and guard that is named is declared, every known column exists and
+//! every mask fits its type. All that is wrong is reported at once. A dataset that is not known yet may be named; what
+//! the bundle says of it is held against the columns that a decision is given, and denies where it does not fit.
+
+use crate::{
+    cedar::{self, FilePolicy},
+    ddl::{self, ColumnName, MaskSpec, MaskTarget, Statement, TableName, What},
+    digest::Digest,
+    grant::Mask,
+    place::{Fault, Place},
+    rows::{self, Bound, Literal, Name, RowExpr},
+};
+use arrow_schema::DataType;
+use cedar_policy::{ActionConstraint, Effect, Entities, PrincipalConstraint, ResourceConstraint, Schema};
+use custody_model::{
+    Class, ClassSet, DatasetName, Declassification, Durability, FieldId, Hash, PolicyId, Problem, RuleVersion, Rung,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+};
+
+/// The version of the library of masks: part of every policy hash.
+pub(crate) const MASK_LIBRARY_VERSION: u64 = 1;
+
+/// The datasets that a bundle may speak of, by name: those of the catalog, and those that project files declare.
+pub trait Tables {
+    /// The columns of a dataset, in order; `None` where the name is not known yet.
+    fn columns(&self, name: &DatasetName) -> Option<Vec<(FieldId, String, DataType)>>;
+}
+
+/// One policy as `system.policy.policies` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PolicyRow {
+    /// A Cedar policy's id; `schema.table/name` of a row set or guard; the class or name of another statement.
+    pub id: PolicyId,
+    /// `permit`, `forbid`, `row_set`, `guard`, `mask`, `classification`, `group_floor`, `durability`, `declassification`.
+    pub kind: &'static str,
+    /// Its text.
+    pub text: String,
+}
+
+/// One row set or guard as `system.policy.row_sets` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RowSetRow {
+    /// Its name, unique within the dataset.
+    pub name: PolicyId,
+    /// Whose rows.
+    pub dataset: DatasetName,
+    /// Whether it is a guard.
+    pub guard: bool,
+    /// Its condition as written.
+    pub predicate: String,
+}
+
+/// One tag as `system.policy.tags` shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TagRow {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The column by the name in the bundle.
+    pub column: String,
+    /// The column's identity; `None` where the dataset was not known when the bundle was loaded.
+    pub field: Option<FieldId>,
+    /// The class, as tagged.
+    pub class: Class,
+}
+
+/// A bundle that passed every check.
+pub struct Bundle {
+    hash: Hash,
+    files: Vec<(String, Vec<u8>)>,
+    schema: Schema,
+    /// The actions and their groups, which every question needs.
+    pub(crate) actions: Entities,
+    pub(crate) policies: Vec<Indexed>,
+    /// Ids of columns that some policy names, `schema.table.column`.
+    pub(crate) named_columns: HashSet<String>,
+    parents: BTreeMap<Class, BTreeSet<Class>>,
+    closures: BTreeMap<Class, ClassSet>,
+    tables: BTreeMap<DatasetName, TablePolicy>,
+    class_masks: BTreeMap<Class, BTreeMap<Rung, PlacedMask>>,
+    declassifications: Vec<Declassification>,
+    rows: Vec<PolicyRow>,
+}
+
+/// A Cedar policy with its head taken apart, so that a decision looks only at policies whose head can hold.
+pub(crate) struct Indexed {
+    pub(crate) policy: cedar_policy::Policy,
+    pub(crate) principal: PrincipalConstraint,
+    pub(crate) resource: ResourceConstraint,
+    /// Whether the head can hold for a column, and for each of the table actions.
+    pub(crate) columns: bool,
+    pub(crate) actions: BTreeSet<&'static str>,
+}
+
+/// What a bundle says of one dataset.
+#[derive(Default)]
+pub(crate) struct TablePolicy {
+    /// Its columns when the bundle was loaded: names in the bundle mean these fields.
+    pub(crate) bound: Option<Vec<(FieldId, String, DataType)>>,
+    tags: BTreeMap<String, BTreeSet<Class>>,
+    pub(crate) row_sets: Vec<RowSet>,
+    pub(crate) guards: Vec<RowSet>,
+    masks: BTreeMap<String, BTreeMap<Rung, PlacedMask>>,
+    pub(crate) floor: Option<(u64, String)>,
+    pub(crate) durability: Option<Durability>,
+}
+
+/// A row set or guard.
+pub(crate) struct RowSet {
+    pub(crate) name: PolicyId,
+    pub(crate) expr: RowExpr,
+    text: String,
+}
+
+#[derive(Clone)]
+struct PlacedMask {
+    spec: MaskSpec,
+    file: usize,
+    at: Place,
+}
+
+/// The parameters for a column at a rung.
+enum Choice<'a> {
+    Nothing,
+    One(&'a PlacedMask),
+    Disagree(&'a PlacedMask, &'a PlacedMask),
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bundle({}, {} files)", self.hash.short(), self.files.len())
+    }
+}
+
+impl Bundle {
+    /// Reads and checks the files of a bundle. `schema` is the catalog as of the entry that activates the bundle,
+    /// together with what the project's files declare.
+    pub fn load(files: &[(String, Vec<u8>)], schema: &dyn Tables) -> Result<Self, Vec<Problem>> {
+        let mut files = files.to_vec();
+        files.sort();
+        let mut loader = Loader::new(files, schema)?;
+        let mut policies = vec![];
+        let mut statements = vec![];
+        for index in 0..loader.bundle.files.len() {
+            loader.read(index, &mut policies, &mut statements);
+        }
+        loader.classifications(&statements);
+        loader.declarations(statements);
+        loader.index(policies);
+        loader.check_masks();
+        let Loader { mut problems, bundle, .. } = loader;
+        if problems.is_empty() {
+            return Ok(bundle);
+        }
+        problems.sort_by_key(|p| (p.file.clone(), p.labels.first().map(|l| (l.start, l.end))));
+        Err(problems)
+    }
+
+    /// PolicyHash: SHA3-256 over the versions of the Cedar schema and of the masks, and the files by path.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// Path and bytes of each file, by path.
+    pub fn files(&self) -> &[(String, Vec<u8>)] {
+        &self.files
+    }
+
+    /// Every policy with its text.
+    pub fn policies(&self) -> &[PolicyRow] {
+        &self.rows
+    }
+
+    /// Every row set and guard, by dataset.
+    pub fn row_sets(&self) -> Vec<RowSetRow> {
+        let row = |dataset: &DatasetName, guard, set: &RowSet| RowSetRow {
+            name: set.name.clone(),
+            dataset: dataset.clone(),
+            guard,
+            predicate: set.text.clone(),
+        };
+        let of = |(name, table): (&DatasetName, &TablePolicy)| {
+            let sets = table.row_sets.iter().map(|s| row(name, false, s));
+            sets.chain(table.guards.iter().map(|s| row(name, true, s))).collect::<Vec<_>>()
+        };
+        self.tables.iter().flat_map(of).collect()
+    }
+
+    /// Every tag, as written.
+    pub fn tags(&self) -> Vec<TagRow> {
+        let mut rows = vec![];
+        for (dataset, table) in &self.tables {
+            for (column, classes) in &table.tags {
+                let field = table.bound.iter().flatten().find(|(_, name, _)| name == column).map(|(field, ..)| *field);
+                rows.extend(classes.iter().map(|class| TagRow {
+                    dataset: dataset.clone(),
+                    column: column.clone(),
+                    field,
+                    class: class.clone(),
+                }));
+            }
+        }
+        rows
+    }
+
+    /// A class and all that it is UNDER. A class that the bundle does not declare stands alone.
+    pub fn classes_under(&self, class: &Class) -> ClassSet {
+        self.closures.get(class).cloned().unwrap_or_else(|| BTreeSet::from([class.clone()]))
+    }
+
+    /// The set with all that its classes are UNDER.
+    pub fn close(&self, classes: &ClassSet) -> ClassSet {
+        classes.iter().flat_map(|c| self.classes_under(c)).collect()
+    }
+
+    /// The tags of a column by its name in the bundle, closed under UNDER.
+    pub fn tags_of(&self, dataset: &DatasetName, column: &str) -> ClassSet {
+        let tags = self.tables.get(dataset).and_then(|t| t.tags.get(column));
+        tags.map(|tags| self.close(tags)).unwrap_or_default()
+    }
+
+    /// The tags of a column by its identity, closed under UNDER: what the bundle's name for it says, whatever it is
+    /// called in the version at hand.
+    pub fn tags_of_field(&self, dataset: &DatasetName, field: FieldId, name: &str) -> ClassSet {
+        self.policy_name(dataset, field, name).map(|name| self.tags_of(dataset, &name)).unwrap_or_default()
+    }
+
+    /// Every declassification rule, as a rule of the bundle with this epoch.
+    pub fn declassifications(&self, epoch: u64) -> Vec<Declassification> {
+        let with = |rule: &Declassification| {
+            let version = RuleVersion { rule: rule.version.rule.clone(), epoch };
+            Declassification { version, ..rule.clone() }
+        };
+        self.declassifications.iter().map(with).collect()
+    }
+
+    /// The least durability of the entries of a read of this dataset.
+    pub fn durability(&self, dataset: &DatasetName) -> Durability {
+        self.tables.get(dataset).and_then(|t| t.durability).unwrap_or_default()
+    }
+
+    /// The mask of a column of this type at a rung, where parameters are given and fit. `column` is its name in the
+    /// bundle; parameters FOR COLUMN win over those of its most specific classes. Redact needs none: NULL.
+    pub fn mask(
+        &self,
+        dataset: &DatasetName,
+        column: &str,
+        classes: &ClassSet,
+        rung: Rung,
+        data_type: &DataType,
+    ) -> Option<Mask> {
+        let chosen = match self.choice(dataset, column, classes, rung) {
+            Choice::One(mask) => fit(&mask.spec, data_type),
+            Choice::Nothing | Choice::Disagree(..) => None,
+        };
+        chosen.or((rung == Rung::Redact).then_some(Mask::Null))
+    }
+
+    pub(crate) fn table(&self, dataset: &DatasetName) -> Option<&TablePolicy> {
+        self.tables.get(dataset)
+    }
+
+    /// What the bundle calls a column: the name it had when the bundle was loaded, else its own, unless that name
+    /// means another field.
+    pub(crate) fn policy_name(&self, dataset: &DatasetName, field: FieldId, name: &str) -> Option<String> {
+        let Some(bound) = self.tables.get(dataset).and_then(|t| t.bound.as_ref()) else {
+            return Some(name.to_string());
+        };
+        match bound.iter().find(|(f, ..)| *f == field) {
+            Some((_, name, _)) => Some(name.clone()),
+            None => (!bound.iter().any(|(_, n, _)| n == name)).then(|| name.to_string()),
+        }
+    }
+
+    /// The classes of a closed set that no other class of it is UNDER.
+    pub(crate) fn most_specific<'a>(&self, classes: &'a ClassSet) -> Vec<&'a Class> {
+        let above = |c: &Class, d: &Class| c != d && self.closures.get(d).is_some_and(|under| under.contains(c));
+        classes.iter().filter(|c| !classes.iter().any(|d| above(c, d))).collect()
+    }
+
+    fn choice(&self, dataset: &DatasetName, column: &str, classes: &ClassSet, rung: Rung) -> Choice<'_> {
+        if let Some(mask) = self.tables.get(dataset).and_then(|t| t.masks.get(column)).and_then(|m| m.get(&rung)) {
+            return Choice::One(mask);
+        }
+        let mut found: Vec<&PlacedMask> = vec![];
+        for class in self.most_specific(classes) {
+            self.nearest(class, rung, &mut found);
+        }
+        match found.as_slice() {
+            [] => Choice::Nothing,
+            [one, rest @ ..] => {
+                rest.iter().find(|m| m.spec != one.spec).map_or(Choice::One(one), |other| Choice::Disagree(one, other))
+            }
+        }
+    }
+
+    /// The class's own parameters, else the nearest of each class that it is UNDER.
+    fn nearest<'a>(&'a self, class: &Class, rung: Rung, found: &mut Vec<&'a PlacedMask>) {
+        match self.class_masks.get(class).and_then(|m| m.get(&rung)) {
+            Some(mask) => found.push(mask),
+            None => self.parents.get(class).into_iter().flatten().for_each(|parent| self.nearest(parent, rung, found)),
+        }
+    }
+}
+
+/// The mask for a type, or `None` where it does not fit.
+fn fit(spec: &MaskSpec, data_type: &DataType) -> Option<Mask> {
+    let text = rows::is_text(data_type);
+    match spec {
+        MaskSpec::Null => Some(Mask::Null),
+        MaskSpec::Const(literal) => constant(literal, data_type).map(Mask::Const),
+        MaskSpec::Token { key, domain } => {
+            (text || *data_type == DataType::Int64).then(|| Mask::Token { key: key.clone(), domain: domain.clone() })
+        }
+        MaskSpec::First(n) => text.then_some(Mask::First(*n)),
+        MaskSpec::Last(n) => text.then_some(Mask::Last(*n)),
+        MaskSpec::Year => rows::is_time(data_type).then_some(Mask::Year),
+        MaskSpec::Month => rows::is_time(data_type).then_some(Mask::Month),
+        MaskSpec::Bucket(width) => (data_type.is_integer() || data_type.is_floating()).then_some(Mask::Bucket(*width)),
+    }
+}
+
+fn constant(literal: &Literal, data_type: &DataType) -> Option<datafusion_common::ScalarValue> {
+    let nowhere = Place::bytes("", 0, 0);
+    rows::cast(literal, data_type, nowhere).ok()
+}
+
+fn describe(spec: &MaskSpec) -> &'static str {
+    match spec {
+        MaskSpec::Null => "`null`",
+        MaskSpec::Const(_) => "`const` needs a literal of the column's type",
+        MaskSpec::Token { .. } => "`hmac` needs text or Int64",
+        MaskSpec::First(_) => "`first` needs text",
+        MaskSpec::Last(_) => "`last` needs text",
+        MaskSpec::Year => "`year` needs a date or timestamp",
+        MaskSpec::Month => "`month` needs a date or timestamp",
+        MaskSpec::Bucket(_) => "`bucket` needs a number",
+    }
+}
+
+/// A bundle in the making.
+struct Loader<'a> {
+    bundle: Bundle,
+    catalog: &'a dyn Tables,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(files: Vec<(String, Vec<u8>)>, catalog: &'a dyn Tables) -> Result<Self, Vec<Problem>> {
+        let schema = match Schema::from_cedarschema_str(&cedar::schema_text()) {
+            Ok((schema, _)) => schema,
+            Err(error) => return Err(vec![Problem::new(1900, format!("the policy schema cannot be read: {error}"))]),
+        };
+        let actions = schema
+            .action_entities()
+            .map_err(|e| vec![Problem::new(1900, format!("the policy schema has no actions: {e}"))])?;
+        let mut hash = Digest::new("custody/policy/v1");
+        hash.number(cedar::SCHEMA_VERSION).number(MASK_LIBRARY_VERSION).number(files.len() as u64);
+        for (path, bytes) in &files {
+            hash.text(path).bytes(bytes);
+        }
+        let bundle = Bundle {
+            hash: hash.finish(),
+            files,
+            schema,
+            actions,
+            policies: vec![],
+            named_columns: HashSet::new(),
+            parents: BTreeMap::new(),
+            closures: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            class_masks: BTreeMap::new(),
+            declassifications: vec![],
+            rows: vec![],
+        };
+        Ok(Self { bundle, catalog, problems: vec![] })
+    }
+
+    fn report(&mut self, file: usize, fault: Fault) {
+        let path = self.bundle.files.get(file).map(|(path, _)| path.as_str()).unwrap_or_default();
+        self.problems.push(fault.problem(path));
+    }
+
+    fn read(
+        &mut self,
+        index: usize,
+        policies: &mut Vec<(usize, FilePolicy)>,
+        statements: &mut Vec<(usize, Statement)>,
+    ) {
+        let (path, bytes) = self.bundle.files[index].clone();
+        let nowhere = Place::bytes("", 0, 0);
+        if index > 0 && self.bundle.files[index - 1].0 == path {
+            return self.report(index, Fault::conflict(format!("file `{path}` is given twice"), nowhere));
+        }
+        let Ok(text) = String::from_utf8(bytes) else {
+            return self.report(index, Fault::syntax(format!("file `{path}` is not UTF-8"), nowhere));
+        };
+        let faults = if path.ends_with(".cedar") {
+            let (found, faults) = cedar::parse(&path, &text, &self.bundle.schema);
+            policies.extend(found.into_iter().map(|p| (index, p)));
+            faults
+        } else if path.ends_with(".sql") {
+            let (found, faults) = ddl::parse(&text);
+            statements.extend(found.into_iter().map(|s| (index, s)));
+            faults
+        } else {
+            vec![Fault::form(format!("file `{path}` is neither `.cedar` nor `.sql`"), nowhere)]
+        };
+        faults.into_iter().for_each(|fault| self.report(index, fault));
+    }
+
+    /// Declares the classes first: every other statement may name any of them.
+    fn classifications(&mut self, statements: &[(usize, Statement)]) {
+        for (file, statement) in statements {
+            if let What::Classification { name, under } = &statement.what {
+                let parents = under.iter().map(ddl::class).collect();
+                if self.bundle.parents.insert(ddl::class(name), parents).is_some() {
+                    self.report(*file, Fault::conflict(format!("class `{}` is declared twice", name.text), name.at));
+                }
+            }
+        }
+        for (file, statement) in statements {
+            if let What::Classification { name, under } = &statement.what {
+                for parent in under {
+                    self.declared(*file, parent);
+                }
+                let class = ddl::class(name);
+                let mut closure = ClassSet::from([class.clone()]);
+                let mut open: Vec<&Class> = self.bundle.parents.get(&class).into_iter().flatten().collect();
+                let mut cyclic = false;
+                while let Some(next) = open.pop() {
+                    cyclic |= *next == class;
+                    if closure.insert(next.clone()) {
+                        open.extend(self.bundle.parents.get(next).into_iter().flatten());
+                    }
+                }
+                if cyclic {
+                    let message = format!("class `{}` is UNDER itself", name.text);
+                    self.report(*file, Fault::conflict(message, statement.at));
+                }
+                self.bundle.closures.insert(class, closure);
+            }
+        }
+        if !self.problems.iter().all(|p| p.code.0 != crate::place::CONFLICT) {
+            // A cycle would make walks along UNDER endless: what is checked after this does not walk.
+            self.bundle.parents.values_mut().for_each(BTreeSet::clear);
+        }
+    }
+
+    fn declared(&mut self, file: usize, name: &Name) -> bool {
+        let declared = self.bundle.parents.contains_key(&ddl::class(name));
+        if !declared {
+            let fault = Fault::name(format!("class `{}` is not declared", name.text), name.at)
+                .help(format!("CREATE CLASSIFICATION {}", name.text));
+            self.report(file, fault);
+        }
+        declared
+    }
+
+    /// The bundle's part on a dataset, with its columns where they are known.
+    fn table_mut(&mut self, name: &DatasetName) -> &mut TablePolicy {
+        let catalog = self.catalog;
+        self.bundle
+            .tables
+            .entry(name.clone())
+            .or_insert_with(|| TablePolicy { bound: catalog.columns(name), ..TablePolicy::default() })
+    }
+
+    fn usable(&mut self, file: usize, name: &DatasetName, at: Place) -> bool {
+        if name.is_system() {
+            let fault = Fault::form(format!("`{name}` is governed by the built-in bundle of `system`"), at);
+            self.report(file, fault);
+        }
+        !name.is_system()
+    }
+
+    /// The column's type where the dataset is known; `None` and a report where the column is not in it.
+    fn column(&mut self, file: usize, table: &DatasetName, column: &Name) -> Option<Option<DataType>> {
+        if !self.usable(file, table, column.at) {
+            return None;
+        }
+        let Some(bound) = self.table_mut(table).bound.clone() else { return Some(None) };
+        if let Some((_, _, data_type)) = bound.iter().find(|(_, name, _)| *name == column.text) {
+            return Some(Some(data_type.clone()));
+        }
+        let names = bound.iter().map(|(_, n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        let fault = Fault::name(format!("column `{}` of `{table}` not found", column.text), column.at)
+            .help(format!("its columns are {names}"));
+        self.report(file, fault);
+        None
+    }
+
+    fn declarations(&mut self, statements: Vec<(usize, Statement)>) {
+        for (file, statement) in statements {
+            let Statement { what, text, at } = statement;
+            let row = match what {
+                What::Classification { name, .. } => Some((name.text, "classification")),
+                What::Tag { columns, classes } => {
+                    self.tag(file, &columns, &classes);
+                    None
+                }
+                What::RowSet { guard, name, table, expr, text } => {
+                    let id = format!("{}/{}", table.name, name.text);
+                    self.row_set(file, guard, &name, &table, expr, text);
+                    Some((id, if guard { "guard" } else { "row_set" }))
+                }
+                What::MaskParameters { of, masks } => Some((self.mask_parameters(file, of, masks), "mask")),
+                What::GroupFloor { least, table, counting } => {
+                    self.group_floor(file, least, &table, counting);
+                    Some((table.name.to_string(), "group_floor"))
+                }
+                What::Durability { durability, table } => {
+                    if self.usable(file, &table.name, table.at) {
+                        let policy = self.table_mut(&table.name);
+                        if policy.durability.replace(durability).is_some() {
+                            let message = format!("`{}` has two durabilities", table.name);
+                            self.report(file, Fault::conflict(message, at));
+                        }
+                    }
+                    Some((table.name.to_string(), "durability"))
+                }
+                What::Declassification(rule) => {
+                    let id = rule.name.text.clone();
+                    self.declassification(file, rule);
+                    Some((id, "declassification"))
+                }
+            };
+            self.bundle.rows.extend(row.map(|(id, kind)| PolicyRow { id, kind, text }));
+        }
+    }
+
+    fn tag(&mut self, file: usize, columns: &[ColumnName], classes: &[Name]) {
+        let classes: Vec<&Name> = classes.iter().filter(|c| self.declared(file, c)).collect();
+        for ColumnName { table, column } in columns {
+            if self.column(file, table, column).is_some() {
+                let tags = self.table_mut(table).tags.entry(column.text.clone()).or_default();
+                tags.extend(classes.iter().map(|c| ddl::class(c)));
+            }
+        }
+    }
+
+    fn row_set(&mut self, file: usize, guard: bool, name: &Name, table: &TableName, expr: RowExpr, text: String) {
+        if !self.usable(file, &table.name, table.at) {
+            return;
+        }
+        let policy = self.table_mut(&table.name);
+        if policy.row_sets.iter().chain(&policy.guards).any(|s| s.name == name.text) {
+            let message = format!("`{}` has two row sets or guards named `{}`", table.name, name.text);
+            return self.report(file, Fault::conflict(message, name.at));
+        }
+        let checked = policy.bound.clone().map(|bound| {
+            let columns = |column: &str| {
+                let (_, name, data_type) = bound.iter().find(|(_, n, _)| n == column)?;
+                Some(Bound { name: name.clone(), data_type: data_type.clone() })
+            };
+            expr.compile(&columns, None)
+        });
+        let set = RowSet { name: name.text.clone(), expr, text };
+        if guard {
+            policy.guards.push(set)
+        } else {
+            policy.row_sets.push(set)
+        }
+        if let Some(Err(fault)) = checked {
+            self.report(file, fault);
+        }
+    }
+
+    fn mask_parameters(&mut self, file: usize, of: MaskTarget, masks: Vec<(Rung, MaskSpec, Place)>) -> String {
+        let (id, target) = match of {
+            MaskTarget::Class(class) => {
+                let known = self.declared(file, &class);
+                (class.text.clone(), known.then(|| self.bundle.class_masks.entry(ddl::class(&class)).or_default()))
+            }
+            MaskTarget::Column(ColumnName { table, column }) => {
+                let id = format!("{table}.{}", column.text);
+                let known = self.column(file, &table, &column).is_some();
+                (id, known.then(|| self.table_mut(&table).masks.entry(column.text).or_default()))
+            }
+        };
+        let Some(target) = target else { return id };
+        let mut twice = vec![];
+        for (rung, spec, at) in masks {
+            if target.insert(rung, PlacedMask { spec, file, at }).is_some() {
+                twice.push(Fault::conflict(format!("`{rung}` of `{id}` is given twice"), at));
+            }
+        }
+        twice.into_iter().for_each(|fault| self.report(file, fault));
+        id
+    }
+
+    fn group_floor(&mut self, file: usize, least: u64, table: &TableName, counting: Name) {
+        if self.column(file, &table.name, &counting).is_none() {
+            return;
+        }
+        if least < 2 {
+            let fault = Fault::form("a group floor below 2 hides nothing", table.at);
+            return self.report(file, fault);
+        }
+        if self.table_mut(&table.name).floor.replace((least, counting.text)).is_some() {
+            self.report(file, Fault::conflict(format!("`{}` has two group floors", table.name), table.at));
+        }
+    }
+
+    fn declassification(&mut self, file: usize, rule: ddl::Declassify) {
+        let ddl::Declassify { name, target, removes, replaces_with, from, group } = rule;
+        self.declared(file, &removes);
+        if let Some(class) = &replaces_with {
+            self.declared(file, class);
+        }
+        if self.bundle.declassifications.iter().any(|d| d.version.rule == name.text) {
+            let message = format!("declassification `{}` is declared twice", name.text);
+            return self.report(file, Fault::conflict(message, name.at));
+        }
+        self.bundle.declassifications.push(Declassification {
+            version: RuleVersion { rule: name.text, epoch: 0 },
+            target,
+            removes: ddl::class(&removes),
+            replaces_with: replaces_with.as_ref().map(ddl::class),
+            from,
+            group,
+        });
+    }
+
+    /// Takes in the Cedar policies: ids are unique, and every entity that a policy names is declared.
+    fn index(&mut self, policies: Vec<(usize, FilePolicy)>) {
+        let mut seen: HashMap<PolicyId, usize> = HashMap::new();
+        for (file, FilePolicy { id, policy, at }) in policies {
+            if let Some(other) = seen.insert(id.clone(), file) {
+                let other = self.bundle.files[other].0.clone();
+                let fault = Fault::conflict(format!("policy id `{id}` is used twice"), at)
+                    .help(format!("the other is in `{other}`; give one of them another `@id`"));
+                self.report(file, fault);
+            }
+            for entity in policy.entity_literals() {
+                let (kind, entity_id) = cedar::parts(&entity);
+                if let Some(fault) = self.entity_fault(kind, entity_id, at) {
+                    self.report(file, fault);
+                }
+                if kind == "Column" {
+                    self.bundle.named_columns.insert(entity_id.to_string());
+                }
+            }
+            let kind = match policy.effect() {
+                Effect::Permit => "permit",
+                Effect::Forbid => "forbid",
+            };
+            self.bundle.rows.push(PolicyRow { id, kind, text: policy.to_string() });
+            self.bundle.policies.push(indexed(policy));
+        }
+    }
+
+    fn entity_fault(&mut self, kind: &str, id: &str, at: Place) -> Option<Fault> {
+        let unknown = |what: &str| Fault::name(format!("{what} `{id}` is not declared"), at);
+        match kind {
+            "Class" if !self.bundle.parents.contains_key(&Class(id.into())) => {
+                Some(unknown("class").help(format!("CREATE CLASSIFICATION {id}")))
+            }
+            "RowSet" | "Guard" => {
+                let declared = id.rsplit_once('/').and_then(|(table, name)| {
+                    let table = self.bundle.tables.get(&table.parse().ok()?)?;
+                    let sets = if kind == "Guard" { &table.guards } else { &table.row_sets };
+                    sets.iter().find(|s| s.name == name)
+                });
+                let (what, help) = match kind {
+                    "Guard" => ("guard", "a guard is named `schema.table/name`, as declared by CREATE GUARD"),
+                    _ => ("row set", "a row set is named `schema.table/name`, as declared by CREATE ROW SET"),
+                };
+                declared.is_none().then(|| unknown(what).help(help))
+            }
+            "Table" => match id.parse::<DatasetName>() {
+                Ok(name) if name.is_system() => {
+                    Some(Fault::form(format!("`{name}` is governed by the built-in bundle of `system`"), at))
+                }
+                Ok(name) => {
+                    self.table_mut(&name);
+                    None
+                }
+                Err(error) => Some(Fault::name(error.to_string(), at)),
+            },
+            "Column" => {
+                let Some((table, column)) = id.rsplit_once('.') else {
+                    return Some(Fault::name(format!("column `{id}` is not named `schema.table.column`"), at));
+                };
+                match table.parse::<DatasetName>() {
+                    Ok(name) => {
+                        let bound = self.table_mut(&name).bound.as_ref();
+                        let missing = bound.is_some_and(|b| !b.iter().any(|(_, n, _)| n == column));
+                        missing.then(|| Fault::name(format!("column `{column}` of `{name}` not found"), at))
+                    }
+                    Err(error) => Some(Fault::name(error.to_string(), at)),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Every mask that a known column can get fits its type, and no two classes of a column disagree.
+    fn check_masks(&mut self) {
+        let mut faults = vec![];
+        for (name, table) in &self.bundle.tables {
+            for (_, column, data_type) in table.bound.iter().flatten() {
+                let classes = self.bundle.tags_of(name, column);
+                for rung in [Rung::Redact, Rung::Token, Rung::Partial] {
+                    match self.bundle.choice(name, column, &classes, rung) {
+                        Choice::Nothing => {}
+                        Choice::One(mask) if fit(&mask.spec, data_type).is_some() => {}
+                        Choice::One(mask) => {
+                            let message = format!("{}; `{name}.{column}` is {data_type}", describe(&mask.spec));
+                            faults.push((mask.file, Fault::types(message, mask.at)));
+                        }
+                        Choice::Disagree(one, other) => {
+                            let message = format!("the classes of `{name}.{column}` disagree on `{rung}`");
+                            let help = format!("CREATE MASK PARAMETERS FOR COLUMN {name}.{column} ({rung} = …)");
+                            let later =
+                                if (one.file, one.at.start) < (other.file, other.at.start) { other } else { one };
+                            faults.push((later.file, Fault::conflict(message, later.at).help(help)));
+                        }
+                    }
+                }
+            }
+        }
+        faults.into_iter().for_each(|(file, fault)| self.report(file, fault));
+    }
+}
+
+fn indexed(policy: cedar_policy::Policy) -> Indexed {
+    let named: Option<Vec<String>> = match policy.action_constraint() {
+        ActionConstraint::Any => None,
+        ActionConstraint::Eq(action) => Some(vec![action.id().unescaped().to_string()]),
+        ActionConstraint::In(actions) => Some(actions.iter().map(|a| a.id().unescaped().to_string()).collect()),
+    };
+    let names = |action: &str| named.as_ref().is_none_or(|n| n.iter().any(|a| a == action));
+    let columns = named.as_ref().is_none_or(|n| n.iter().any(|a| !cedar::TABLE_ACTIONS.contains(&a.as_str())));
+    Indexed {
+        columns,
+        actions: cedar::TABLE_ACTIONS.into_iter().filter(|a| names(a)).collect(),
+        principal: policy.principal_constraint(),
+        resource: policy.resource_constraint(),
+        policy,
+    }
+}
