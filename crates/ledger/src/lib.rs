@@ -1,1 +1,38 @@
+//! The ledger: entries in one byte format, appended to hash-chained, Merkle-committed chains, one a writer.
+//!
+//! What holds here: an `Appended` is durable; an [`AuditReceipt`] can only come from one; a chain that no crash explains
+//! is refused; stored bytes are hashed, never a re-encoding. What is absent: clocks, files, randomness, threads. Time and
+//! seeds are passed in, files are behind [`Disk`], keys behind [`Signer`].
 #![forbid(unsafe_code)]
+
+mod append;
+pub mod control;
+mod disk;
+pub mod format;
+mod keys;
+mod note;
+mod proof;
+mod read;
+mod recover;
+mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod tree;
+
+pub use append::{
+    Appended, AuditReceipt, COMMAND_SEGMENT_BYTES, Chain, ChainOptions, CommitFailed, OpenRefused, Recovery,
+    SERVER_SEGMENT_BYTES, TornTail,
+};
+pub use disk::{Disk, DiskBlobs, DiskError, DiskLock, blob_path, put_blob};
+pub use format::{
+    Blobs, DecodeError, EncodeError, Encoded, EntryBytes, NoBlobs, blob_ref, decode, encode, fetch, lineage_hash,
+};
+pub use keys::{
+    BadGenesis, Certificate, EPOCH_NANOS, EpochSigner, GENESIS_PATH, Genesis, KeyError, KeySet, LEDGER_FORMAT,
+    SignFailed, Signer,
+};
+pub use note::{BadNote, BadVerifierKey, Checkpoint, NoteSignature, SignedNote, VerifierKey, writer_origin};
+pub use proof::{ProofInvalid, prove_consistency, prove_inclusion, verify_consistency, verify_inclusion};
+pub use read::{Position, ReadFailed, Reader};
+pub use segment::{SEGMENT_FORMAT, SegmentHeader, SegmentReason};
+pub use tree::{LeafIndex, Sha2, Sha3, Tree, TreeHash, TreeSize, root_of};

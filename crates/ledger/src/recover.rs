@@ -1,0 +1,254 @@
+//! What a writer's folder holds, and whether a crash explains it.
+//!
+//! Everything up to the last whole frame must be in order: numbers, headers, seqs, previous hashes, leaves roots. Behind
+//! it there may be zeros, or the torn rest of one frame. Anything else is damage. Nothing is changed here but the copy
+//! in `quarantine/`; nothing is ever truncated, so that a tamperer cannot pass for a crash.
+
+use crate::{
+    append::{MAX_FRAME_BYTES, OpenRefused, TornTail, apply},
+    disk::{Disk, DiskBlobs, DiskError},
+    format::{Effect, decode, peek_two},
+    keys::Genesis,
+    note::{Checkpoint, SignedNote, writer_origin},
+    segment::{
+        BLOCK_BYTES, BadHeader, SegmentHeader, checkpoint_path, leaves_root, parse_frame, segment_number, segment_path,
+        writer_folder,
+    },
+    tree::{Sha3, Tree, TreeHash, TreeSize},
+};
+use custody_model::{Hash, Kind, OpenIntent, Payload, Seq, WallNanos, WriterEvent, WriterId};
+use std::collections::BTreeMap;
+
+/// A chain as it was found.
+pub(crate) struct Scanned {
+    /// The last segment; 0: none.
+    pub number: u64,
+    /// How many bytes of it count.
+    pub length: u64,
+    pub incarnation: u64,
+    /// The newest frame; zeros: none.
+    pub frame: Hash,
+    pub tree: Tree<Sha3>,
+    pub open: BTreeMap<Seq, OpenIntent>,
+    pub key: Option<(u64, String)>,
+    /// What the newest checkpoint covers.
+    pub signed: TreeSize,
+    pub wall: WallNanos,
+    /// Whether it ends with a `close` entry, or has no entries.
+    pub closed: bool,
+    pub torn: Option<Torn>,
+}
+
+/// A torn tail, not yet put aside.
+pub(crate) struct Torn {
+    segment: u64,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Torn {
+    /// Copies the bytes to `quarantine/`, durably.
+    pub(crate) fn put_aside(&self, disk: &dyn Disk, writer: &WriterId) -> Result<TornTail, DiskError> {
+        let Self { segment, offset, bytes } = self;
+        disk.publish(&format!("{}/quarantine/{segment:012}-{offset}", writer_folder(writer)), bytes)?;
+        let hash = Sha3::digest(&[bytes]);
+        Ok(TornTail { segment: *segment, offset: *offset, length: bytes.len() as u64, hash })
+    }
+}
+
+struct Scan<'a> {
+    disk: &'a dyn Disk,
+    writer: &'a WriterId,
+    log_id: Hash,
+    checkpoint: Option<Checkpoint>,
+    found: Scanned,
+    /// The last entry's bytes.
+    last: Vec<u8>,
+}
+
+/// Reads a writer's folder.
+pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Result<Scanned, OpenRefused> {
+    let found = Scanned {
+        number: 0,
+        length: 0,
+        incarnation: 0,
+        frame: Hash::default(),
+        tree: Tree::new(),
+        open: BTreeMap::new(),
+        key: None,
+        signed: TreeSize(0),
+        wall: WallNanos(0),
+        closed: true,
+        torn: None,
+    };
+    let checkpoint = load_checkpoint(disk, writer, genesis)?;
+    let mut scan = Scan { disk, writer, log_id: genesis.log_id(), checkpoint, found, last: vec![] };
+    let headers = scan.headers()?;
+    // Where the newest frame ends, and where its segment's file may hold a torn rest.
+    let mut tail = None;
+    for (index, header) in headers.iter().enumerate() {
+        let limit = headers.get(index + 1).map(|next| next.previous_length);
+        let has_frames = scan.segment(header, limit)?;
+        if has_frames || tail.is_none() {
+            tail = Some((header, scan.found.length));
+        }
+    }
+    if let Some((header, offset)) = tail {
+        scan.tail(header, offset, headers.last().is_some_and(|last| last.number == header.number))?;
+    }
+    scan.finish()
+}
+
+fn load_checkpoint(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Result<Option<Checkpoint>, OpenRefused> {
+    let Some(bytes) = disk.read(&checkpoint_path(writer))? else { return Ok(None) };
+    let checkpoint = SignedNote::parse(&bytes).and_then(|note| note.checkpoint()).ok();
+    let origin = writer_origin(&genesis.warehouse, writer);
+    match checkpoint.filter(|c| c.origin == origin) {
+        Some(checkpoint) => Ok(Some(checkpoint)),
+        None => Err(OpenRefused::CheckpointDamaged(writer.clone())),
+    }
+}
+
+impl Scan<'_> {
+    fn damaged<T>(&self, segment: u64, offset: u64, why: &'static str) -> Result<T, OpenRefused> {
+        Err(OpenRefused::Damaged { writer: self.writer.clone(), segment, offset, why })
+    }
+
+    /// All headers, in order.
+    fn headers(&mut self) -> Result<Vec<SegmentHeader>, OpenRefused> {
+        let mut headers: Vec<SegmentHeader> = vec![];
+        for name in self.disk.list(&format!("{}/seg", writer_folder(self.writer)))? {
+            let expected = headers.len() as u64 + 1;
+            if segment_number(&name) != Some(expected) {
+                return self.damaged(expected, 0, "the segment is missing");
+            }
+            let path = segment_path(self.writer, expected);
+            let header = match SegmentHeader::parse(&self.disk.read_at(&path, 0, BLOCK_BYTES)?) {
+                Ok(header) => header,
+                Err(BadHeader::Newer(format)) => return Err(OpenRefused::Newer(format)),
+                Err(BadHeader::Damaged) => return self.damaged(expected, 0, "the segment header is damaged"),
+            };
+            if header.log_id != self.log_id || header.writer != *self.writer || header.number != expected {
+                return self.damaged(expected, 0, "the segment belongs elsewhere");
+            }
+            if self.disk.len(&path)? != Some(header.size) {
+                return self.damaged(expected, 0, "the segment has another size than its header says");
+            }
+            if headers.last().is_some_and(|last| last.incarnation > header.incarnation) {
+                return self.damaged(expected, 0, "wrong incarnation");
+            }
+            headers.push(header);
+        }
+        Ok(headers)
+    }
+
+    /// Reads one segment's frames, up to `limit` if the next segment says it. Whether it has any.
+    fn segment(&mut self, header: &SegmentHeader, limit: Option<u64>) -> Result<bool, OpenRefused> {
+        let number = header.number;
+        let size = self.found.tree.size().0;
+        if header.first_seq.0 != size || header.previous_frame != self.found.frame {
+            return self.damaged(number, 0, "the segment does not continue the one before");
+        }
+        if number == 1 && header.previous_length != 0 {
+            return self.damaged(number, 0, "the first segment says that there is one before");
+        }
+        let (path, end) = (segment_path(self.writer, number), limit.unwrap_or(header.size));
+        let bytes = self.disk.read_at(&path, 0, usize::try_from(end).unwrap_or(usize::MAX))?;
+        let mut at = BLOCK_BYTES;
+        let mut previous = header.hash();
+        while at < bytes.len() {
+            let Some(frame) = parse_frame(&bytes[at..], &header.salt) else { break };
+            let offset = at as u64;
+            if frame.first_seq != self.found.tree.size().0 {
+                return self.damaged(number, offset, "wrong seq");
+            }
+            if frame.previous != previous {
+                return self.damaged(number, offset, "wrong previous hash");
+            }
+            let entries: Vec<&[u8]> = frame.entries.iter().map(|r| &bytes[at + r.start..at + r.end]).collect();
+            let mut leaves = vec![Hash::default(); entries.len()];
+            Sha3::leaves(&entries, &mut leaves);
+            if leaves_root(&leaves) != frame.leaves_root {
+                return self.damaged(number, offset, "wrong leaves root");
+            }
+            for (entry, leaf) in entries.into_iter().zip(leaves) {
+                self.entry(entry, leaf, number, offset)?;
+            }
+            (previous, self.found.frame) = (frame.hash, frame.hash);
+            self.found.wall = self.found.wall.max(frame.wall);
+            at += frame.total;
+        }
+        if limit.is_some_and(|limit| limit != at as u64) {
+            return self.damaged(number, at as u64, "a frame is damaged");
+        }
+        (self.found.number, self.found.length) = (number, at as u64);
+        self.found.incarnation = header.incarnation;
+        Ok(at > BLOCK_BYTES)
+    }
+
+    fn entry(&mut self, bytes: &[u8], leaf: Hash, segment: u64, offset: u64) -> Result<(), OpenRefused> {
+        let seq = Seq(self.found.tree.size().0);
+        self.found.tree.push(leaf);
+        self.last.clear();
+        self.last.extend(bytes);
+        if let Some(checkpoint) = self.checkpoint.as_ref().filter(|c| c.size == self.found.tree.size())
+            && self.found.tree.root() != checkpoint.root
+        {
+            return Err(OpenRefused::CheckpointDisagrees { writer: self.writer.clone(), size: checkpoint.size.0 });
+        }
+        let kind = peek_two(bytes).and_then(|(_, kind)| u16::try_from(kind).ok()).and_then(Kind::from_number);
+        let telling = [Kind::Key, Kind::Writer, Kind::ReadIntent, Kind::ReadProgress, Kind::ReadOutcome];
+        if !kind.is_some_and(|kind| telling.contains(&kind)) {
+            return Ok(());
+        }
+        let Ok(entry) = decode(bytes, &DiskBlobs(self.disk)) else {
+            return self.damaged(segment, offset, "an entry cannot be read");
+        };
+        match &entry.payload {
+            Payload::Key(record) => self.found.key = Some((record.epoch, record.vkey.clone())),
+            Payload::Writer(WriterEvent::Open { open, .. }) => {
+                self.found.open = open.iter().map(|o| (o.seq, o.clone())).collect();
+            }
+            _ => apply(&mut self.found.open, seq, entry.id, Effect::of(&entry)),
+        }
+        Ok(())
+    }
+
+    /// What comes after the newest frame, in its segment.
+    fn tail(&mut self, header: &SegmentHeader, offset: u64, is_last: bool) -> Result<(), OpenRefused> {
+        let (number, path) = (header.number, segment_path(self.writer, header.number));
+        let length = usize::try_from(header.size - offset).unwrap_or(usize::MAX);
+        let mut rest = self.disk.read_at(&path, offset, length)?;
+        let used = rest.iter().rposition(|b| *b != 0).map_or(0, |last| (last + 1).next_multiple_of(BLOCK_BYTES));
+        rest.truncate(used);
+        if used == 0 {
+            return Ok(());
+        }
+        // Behind a segment that a later one has cut short there may be whole frames that nobody was told of.
+        let later = |at: &usize| parse_frame(&rest[*at..], &header.salt).is_some();
+        if is_last && let Some(at) = (BLOCK_BYTES..used).step_by(BLOCK_BYTES).find(later) {
+            let _ = at;
+            return self.damaged(number, offset, "a valid frame follows");
+        }
+        if used > MAX_FRAME_BYTES {
+            return self.damaged(number, offset, "more than one frame follows");
+        }
+        self.found.torn = Some(Torn { segment: number, offset, bytes: rest });
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Scanned, OpenRefused> {
+        let holds = self.found.tree.size();
+        if let Some(checkpoint) = &self.checkpoint {
+            if checkpoint.size > holds {
+                return Err(OpenRefused::BelowCheckpoint { holds: holds.0, says: checkpoint.size.0 });
+            }
+            self.found.signed = checkpoint.size;
+        }
+        if holds.0 > 0 {
+            let close = decode(&self.last, &DiskBlobs(self.disk)).map(|e| e.payload);
+            self.found.closed = close == Ok(Payload::Writer(WriterEvent::Close));
+        }
+        Ok(self.found)
+    }
+}
