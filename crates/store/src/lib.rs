@@ -1,1 +1,34 @@
+//! Published versions as Delta tables, and sources at a recorded snapshot: bytes and files.
+//!
+//! Names, policy and meaning come from above. What holds true here:
+//!
+//! - A version is written once ([`Warehouse::stage`], [`Staging`], [`Staged::commit`]) and read by a pinned list of files
+//!   ([`scan()`], [`VersionTable`]); nothing is ever changed in place.
+//! - Its content root ([`content_root`]) depends on its values alone: not on files, batches, codec or machine.
+//! - A source is read at the files of its snapshot ([`Warehouse::snapshot`], [`Warehouse::open_source`]) or not at all.
+//! - What was written is synced before it is said to be there ([`DurableLocal`]).
+//!
+//! A version is *visible* only by its publish entry in the ledger, which is not this crate's business.
 #![forbid(unsafe_code)]
+
+mod durable;
+mod error;
+mod layout;
+mod manifest;
+mod root;
+mod scan;
+mod source;
+mod sweep;
+mod types;
+mod write;
+
+pub use durable::DurableLocal;
+pub use error::StoreError;
+pub use layout::{Place, Warehouse};
+pub use manifest::{Bounds, DataFile, Manifest};
+pub use root::{BLOCK_ROWS, Block, RootHasher, cell, content_root, schema_hash, sha3};
+pub use scan::{ScanArgs, VersionTable, scan};
+pub use source::{Allow, SourceFile, SourceFiles, SourceSpec, SourceTable, snapshot_hash};
+pub use sweep::{Depth, Finding, FindingKind, Leftover};
+pub use types::{FIELD_ID, conform, field_id, version_schema, version_type, with_field_id};
+pub use write::{Codec, Committed, Shape, Staged, Staging, Stamp};
