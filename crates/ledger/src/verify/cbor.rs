@@ -1,0 +1,203 @@
+//! A reader of deterministic CBOR, for the verifier only.
+//!
+//! What holds true here: every function refuses bytes that are not the one encoding of what they say (RFC 8949
+//! §4.2.1): shortest lengths, definite lengths, maps with strictly ascending unsigned keys, UTF-8 text, no floats,
+//! tags, nulls or undefined values. Deliberately absent: anything shared with the writer's encoder.
+
+/// Entries nest a handful of levels; anything deeper is not an entry.
+const MAX_DEPTH: u32 = 64;
+
+/// A value, borrowed from the bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Value<'a> {
+    /// Major type 0.
+    Unsigned(u64),
+    /// Major type 1: the value is -1 - n.
+    Negative(u64),
+    /// Major type 2.
+    Bytes(&'a [u8]),
+    /// Major type 3.
+    Text(&'a str),
+    /// Major type 4.
+    Array(Vec<Value<'a>>),
+    /// Major type 5, unsigned keys only.
+    Map(Vec<(u64, Value<'a>)>),
+    /// `true` or `false`.
+    Bool(bool),
+}
+
+impl<'a> Value<'a> {
+    /// The value under a key of a map.
+    pub(super) fn get(&self, key: u64) -> Option<&Value<'a>> {
+        match self {
+            Value::Map(pairs) => pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// An unsigned integer.
+    pub(super) fn unsigned(&self) -> Option<u64> {
+        match self {
+            Value::Unsigned(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// An integer that fits `i64`.
+    pub(super) fn signed(&self) -> Option<i64> {
+        match self {
+            Value::Unsigned(n) => i64::try_from(*n).ok(),
+            Value::Negative(n) => i64::try_from(*n).ok().map(|n| -1 - n),
+            _ => None,
+        }
+    }
+
+    /// A byte string.
+    pub(super) fn bytes(&self) -> Option<&'a [u8]> {
+        match self {
+            Value::Bytes(b) => Some(b),
+            _ => None,
+        }
+    }
+
+    /// A byte string of 32 bytes.
+    pub(super) fn hash(&self) -> Option<[u8; 32]> {
+        self.bytes().and_then(|b| b.try_into().ok())
+    }
+
+    /// A text string.
+    pub(super) fn text(&self) -> Option<&'a str> {
+        match self {
+            Value::Text(t) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The items of an array.
+    pub(super) fn items(&self) -> Option<&[Value<'a>]> {
+        match self {
+            Value::Array(items) => Some(items),
+            _ => None,
+        }
+    }
+}
+
+/// Reads exactly one value that fills `bytes`. The error says what is not canonical, and at which byte.
+pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, String> {
+    let mut reader = Reader { bytes, at: 0 };
+    let value = reader.value(0)?;
+    if reader.at == bytes.len() { Ok(value) } else { Err(format!("bytes follow the value at {}", reader.at)) }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
+        let end = usize::try_from(count).ok().and_then(|n| self.at.checked_add(n));
+        match end.and_then(|end| self.bytes.get(self.at..end)) {
+            Some(taken) => {
+                self.at += taken.len();
+                Ok(taken)
+            }
+            None => Err(format!("{count} bytes expected at {}, fewer remain", self.at)),
+        }
+    }
+
+    /// Initial byte and argument, in the shortest form.
+    fn head(&mut self) -> Result<(u8, u8, u64), String> {
+        let at = self.at;
+        let first = self.take(1)?[0];
+        let (major, info) = (first >> 5, first & 31);
+        let (argument, least) = match info {
+            0..=23 => (u64::from(info), 0),
+            24 => (self.number(1)?, 24),
+            25 => (self.number(2)?, 1 << 8),
+            26 => (self.number(4)?, 1 << 16),
+            27 => (self.number(8)?, 1 << 32),
+            _ => return Err(format!("indefinite or reserved length at {at}")),
+        };
+        if argument < least {
+            return Err(format!("a number at {at} is not in its shortest form"));
+        }
+        Ok((major, info, argument))
+    }
+
+    fn number(&mut self, width: u64) -> Result<u64, String> {
+        Ok(self.take(width)?.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
+    }
+
+    fn value(&mut self, depth: u32) -> Result<Value<'a>, String> {
+        let at = self.at;
+        if depth > MAX_DEPTH {
+            return Err(format!("nested deeper than {MAX_DEPTH} at {at}"));
+        }
+        let (major, info, argument) = self.head()?;
+        match major {
+            0 => Ok(Value::Unsigned(argument)),
+            1 => Ok(Value::Negative(argument)),
+            2 => self.take(argument).map(Value::Bytes),
+            3 => std::str::from_utf8(self.take(argument)?)
+                .map(Value::Text)
+                .map_err(|_| format!("text at {at} is not UTF-8")),
+            4 => (0..argument).map(|_| self.value(depth + 1)).collect::<Result<_, _>>().map(Value::Array),
+            5 => self.map(argument, depth),
+            7 if info == 20 => Ok(Value::Bool(false)),
+            7 if info == 21 => Ok(Value::Bool(true)),
+            _ => Err(format!("a tag, float or null at {at}")),
+        }
+    }
+
+    fn map(&mut self, count: u64, depth: u32) -> Result<Value<'a>, String> {
+        let mut pairs: Vec<(u64, Value<'a>)> = Vec::new();
+        for _ in 0..count {
+            let at = self.at;
+            let (major, _, key) = self.head()?;
+            if major != 0 {
+                return Err(format!("a map key at {at} is not an unsigned number"));
+            }
+            if pairs.last().is_some_and(|(last, _)| *last >= key) {
+                return Err(format!("map keys do not ascend at {at}"));
+            }
+            pairs.push((key, self.value(depth + 1)?));
+        }
+        Ok(Value::Map(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Value, read};
+
+    #[test]
+    fn one_encoding_is_read() {
+        assert_eq!(read(&[0xa1, 0x00, 0x18, 0x18]), Ok(Value::Map(vec![(0, Value::Unsigned(24))])));
+        assert_eq!(read(&[0x38, 0x63]).map(|v| v.signed()), Ok(Some(-100)));
+        assert_eq!(read(&[0x82, 0xf5, 0x61, b'a']), Ok(Value::Array(vec![Value::Bool(true), Value::Text("a")])));
+    }
+
+    #[test]
+    fn others_are_refused() {
+        for bytes in [
+            &[0x18, 0x17][..],             // 23 in two bytes
+            &[0x19, 0x00, 0xff],           // 255 in three bytes
+            &[0x9f, 0xff],                 // indefinite array
+            &[0xa2, 0x01, 0x00, 0x00, 0x00], // keys descend
+            &[0xa2, 0x01, 0x00, 0x01, 0x00], // key twice
+            &[0xa1, 0x61, b'a', 0x00],     // text key
+            &[0xf6],                       // null
+            &[0xf9, 0x3c, 0x00],           // float
+            &[0xc0, 0x00],                 // tag
+            &[0x61, 0xff],                 // not UTF-8
+            &[0x00, 0x00],                 // trailing
+            &[0x42, 0x00],                 // short
+            &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], // longer than memory
+            &[],
+        ] {
+            assert!(read(bytes).is_err(), "{bytes:02x?}");
+        }
+        assert!(read(&[0x81; 200]).is_err());
+    }
+}

@@ -1,0 +1,492 @@
+//! One writer's chain from its segments, for the verifier only: what each entry must say, and that frames, segments,
+//! tiles and keys agree with each other.
+
+use super::{
+    CONTROL_KINDS, Place, Run, WriterReport,
+    cbor::{self, Value},
+    facts::{Blob, Facts, Head, Key, Special, facts},
+    note::{Checkpoint, Vkey},
+    segment::{FoundFrame, FoundHeader, Header, MAX_FRAME, Reason, SECTOR, frame, frame_follows, header, zeros},
+    tree::{Digest32, leaf, root, sha3},
+};
+use crate::verify::report::Grade;
+use custody_model::WriterId;
+
+const WRITER: u64 = 42;
+const FIRST_SEGMENT: u64 = 1;
+const HASHES_IN_A_TILE: usize = 256;
+
+/// Who the ledger is, from its genesis.
+pub(super) struct Log {
+    pub(super) id: Digest32,
+    pub(super) origin: String,
+    pub(super) root_text: String,
+    pub(super) root: Vkey,
+}
+
+impl Log {
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let genesis = cbor::read(bytes).map_err(|why| format!("not canonical: {why}"))?;
+        let text = |key| genesis.get(key).and_then(Value::text).map(str::to_string);
+        match genesis.get(0).and_then(Value::unsigned) {
+            Some(1) => {}
+            Some(n) => return Err(format!("ledger format {n} is newer than this verifier reads (1)")),
+            None => return Err("names no format".into()),
+        }
+        let (origin, root_text) = (text(1).ok_or("names no origin")?, text(3).ok_or("names no root key")?);
+        let root = Vkey::parse(&root_text).ok_or("its root key is malformed")?;
+        Ok(Self { id: sha3(&[bytes]), origin, root_text, root })
+    }
+
+    pub(super) fn origin_of(&self, writer: &WriterId) -> String {
+        format!("{}/sha3-256/{writer}", self.origin)
+    }
+
+    pub(super) fn writer_of(&self, origin: &str) -> Option<WriterId> {
+        WriterId::new(origin.strip_prefix(&self.origin)?.strip_prefix("/sha3-256/")?)
+    }
+}
+
+/// A blob that an entry names; where the blob is the entry's payload, `payload_of` is the entry's kind.
+pub(super) struct BlobName {
+    pub(super) seq: u64,
+    pub(super) blob: Blob,
+    pub(super) payload_of: Option<u64>,
+}
+
+/// What was read of a writer.
+pub(super) struct Chain {
+    pub(super) writer: WriterId,
+    pub(super) leaves: Vec<Digest32>,
+    pub(super) walls: Vec<i64>,
+    pub(super) ids: Vec<[u8; 16]>,
+    /// Control number and seq of each control entry.
+    pub(super) control: Vec<(u64, usize)>,
+    /// `key` entries with their seqs.
+    pub(super) keys: Vec<(u64, Key)>,
+    pub(super) blobs: Vec<BlobName>,
+    /// Heads that entries hold, with the seqs of the entries.
+    pub(super) heads: Vec<(u64, Head)>,
+    pub(super) signed: Option<u64>,
+    pub(super) segments: u64,
+    /// The last entry is `writer close`.
+    pub(super) closed: bool,
+    /// The walk stopped at tampering: sizes and roots beyond that point mean nothing.
+    pub(super) damaged: bool,
+}
+
+impl Chain {
+    fn new(writer: &WriterId) -> Self {
+        Self {
+            writer: writer.clone(),
+            leaves: vec![],
+            walls: vec![],
+            ids: vec![],
+            control: vec![],
+            keys: vec![],
+            blobs: vec![],
+            heads: vec![],
+            signed: None,
+            segments: 0,
+            closed: false,
+            damaged: false,
+        }
+    }
+
+    pub(super) fn report(&self) -> WriterReport {
+        WriterReport {
+            writer: self.writer.clone(),
+            size: self.leaves.len() as u64,
+            signed: self.signed,
+            segments: self.segments,
+            closed: self.closed,
+        }
+    }
+
+    pub(super) fn is_control(&self, seq: usize) -> bool {
+        self.control.iter().any(|(_, s)| *s == seq)
+    }
+
+    pub(super) fn root_at(&self, size: u64) -> Option<Digest32> {
+        usize::try_from(size).ok().and_then(|n| self.leaves.get(..n)).map(root)
+    }
+
+    fn push(&mut self, entry: &[u8], facts: Facts) {
+        let seq = self.leaves.len();
+        let at = seq as u64;
+        self.leaves.push(leaf(entry));
+        self.walls.push(facts.wall);
+        self.ids.push(facts.id);
+        if CONTROL_KINDS.contains(&facts.kind) {
+            self.control.push((facts.control, seq));
+        }
+        self.closed = matches!(facts.special, Special::Close);
+        let named = facts.blobs.into_iter().map(|blob| (blob, None));
+        let payload = facts.payload_blob.into_iter().map(|blob| (blob, Some(facts.kind)));
+        self.blobs.extend(named.chain(payload).map(|(blob, payload_of)| BlobName { seq: at, blob, payload_of }));
+        match facts.special {
+            Special::Key(key) => self.keys.push((at, key)),
+            Special::Heads(heads) => self.heads.extend(heads.into_iter().map(|h| (at, h))),
+            Special::None | Special::Close | Special::Recovery(_) => {}
+        }
+    }
+}
+
+/// One segment that has a header.
+struct Opened {
+    number: u64,
+    header: Header,
+}
+
+/// Where the walk stands between two segments.
+struct Cursor {
+    /// Where the last frame ends in the segment just read.
+    end: usize,
+    /// What the next header names as previous hash.
+    last_hash: Digest32,
+    incarnation: u64,
+    /// Hash, offset, length limit of what lies beyond the frames of a torn segment.
+    torn: Option<(u64, usize, Vec<u8>)>,
+}
+
+impl Run<'_> {
+    /// Reads a writer's segments in order, up to the first contradiction.
+    pub(super) fn walk(&mut self, log: &Log, writer: &WriterId, note: Option<&Checkpoint>) -> Chain {
+        let mut chain = Chain::new(writer);
+        let before = self.findings.len();
+        let opened = self.headers(log, writer);
+        let mut cursor = Cursor { end: 0, last_hash: [0; 32], incarnation: 0, torn: None };
+        for (i, segment) in opened.iter().enumerate() {
+            if self.worst_since(before) > Grade::Notice {
+                break;
+            }
+            chain.segments += 1;
+            let next = opened.get(i + 1).map(|o| &o.header);
+            self.segment(&mut chain, &mut cursor, segment, next, note.map_or(0, |n| n.size));
+        }
+        chain.damaged = self.worst_since(before) > Grade::Notice;
+        if !chain.damaged {
+            self.check_tiles(&chain);
+            chain.damaged = self.worst_since(before) > Grade::Notice;
+        }
+        chain
+    }
+
+    fn worst_since(&self, before: usize) -> Grade {
+        self.findings[before..].iter().map(|f| f.grade).max().unwrap_or(Grade::Notice)
+    }
+
+    /// The headers of all segments that have one: dense from the first, and nothing but zeros ahead of the last.
+    fn headers(&mut self, log: &Log, writer: &WriterId) -> Vec<Opened> {
+        let mut opened: Vec<Opened> = vec![];
+        let mut ahead = false;
+        for name in self.list(&format!("w/{writer}/seg")) {
+            let path = format!("w/{writer}/seg/{name}");
+            let number = name.strip_suffix(".seg").and_then(|n| n.parse::<u64>().ok());
+            let Some(number) = number.filter(|n| format!("{n:012}.seg") == name) else {
+                self.find(Grade::Notice, Place::file(&path), "not a segment");
+                continue;
+            };
+            let place = Place::segment(writer, number, 0);
+            let start = match self.ledger.read_start(&path, SECTOR) {
+                Ok(start) => start.unwrap_or_default(),
+                Err(why) => {
+                    self.unverifiable(place, why.to_string());
+                    break;
+                }
+            };
+            let header = match header(&start) {
+                FoundHeader::Zeros => {
+                    ahead = true;
+                    continue;
+                }
+                FoundHeader::Newer(n) => {
+                    self.unverifiable(place, format!("ledger format {n} is newer than this verifier reads (1)"));
+                    break;
+                }
+                FoundHeader::Bad(why) => {
+                    self.tampered(place, why);
+                    break;
+                }
+                FoundHeader::Header(header) => *header,
+            };
+            let expected = opened.last().map_or(FIRST_SEGMENT, |o| o.number + 1);
+            if number != expected || ahead {
+                self.tampered(place, format!("segment {expected} is missing"));
+                break;
+            }
+            if header.log != log.id || header.writer != writer.as_str() || header.number != number {
+                self.tampered(place, "the header is of another segment");
+                break;
+            }
+            opened.push(Opened { number, header });
+        }
+        opened
+    }
+
+    /// Reads one segment: its header against what came before, then its frames, then what lies beyond them.
+    fn segment(
+        &mut self,
+        chain: &mut Chain,
+        cursor: &mut Cursor,
+        segment: &Opened,
+        next: Option<&Header>,
+        signed: u64,
+    ) {
+        let path = format!("w/{}/seg/{:012}.seg", chain.writer, segment.number);
+        let place = Place::segment(&chain.writer, segment.number, 0);
+        let header = &segment.header;
+        let first = chain.segments == 1;
+        let follows = header.first_seq == chain.leaves.len() as u64
+            && header.previous_length == cursor.end as u64
+            && header.previous_hash == cursor.last_hash
+            && (header.reason == Reason::First) == first
+            && match header.reason {
+                Reason::First | Reason::Restart | Reason::Torn => header.incarnation > cursor.incarnation,
+                Reason::Full | Reason::SyncFailed | Reason::NoSpace => header.incarnation == cursor.incarnation,
+            };
+        if !follows {
+            return self.tampered(place, "the header does not continue the segment before");
+        }
+        let Some(mut bytes) = self.read(&path) else { return };
+        if next.is_none() {
+            bytes = self.settled(&path, bytes, &header.salt);
+        }
+        if bytes.len() as u64 != header.size || bytes[..SECTOR.min(bytes.len())] != self.start_of(&path)[..] {
+            let held = bytes.len();
+            return self.tampered(place, format!("the file has {held} bytes, its header says {}", header.size));
+        }
+        let limit = match next.map(|n| usize::try_from(n.previous_length)) {
+            None => bytes.len(),
+            Some(Ok(limit)) if (SECTOR..=bytes.len()).contains(&limit) => limit,
+            Some(_) => return self.tampered(place, "the next segment's header says that this one holds nothing"),
+        };
+        *cursor = Cursor {
+            end: SECTOR,
+            last_hash: header.hash,
+            incarnation: header.incarnation,
+            torn: cursor.torn.take(),
+        };
+        self.frames(chain, cursor, segment, &bytes[..limit], next.is_none(), signed);
+        if let Some(next) = next {
+            let beyond = &bytes[limit..];
+            match next.reason {
+                Reason::Torn => cursor.torn = Some((segment.number, limit, beyond.to_vec())),
+                Reason::SyncFailed | Reason::NoSpace => {}
+                Reason::First | Reason::Full | Reason::Restart => {
+                    if !zeros(beyond) {
+                        let place = Place::segment(&chain.writer, segment.number, limit);
+                        self.tampered(place, "bytes follow the last frame of a finished segment");
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_of(&self, path: &str) -> Vec<u8> {
+        self.ledger.read_start(path, SECTOR).ok().flatten().unwrap_or_default()
+    }
+
+    /// A live writer may have been between two sectors while the file was read: what looked unfinished is read again.
+    fn settled(&self, path: &str, bytes: Vec<u8>, salt: &[u8; 16]) -> Vec<u8> {
+        let mut at = SECTOR;
+        while let Some(rest) = bytes.get(at..) {
+            match frame(rest, salt) {
+                FoundFrame::Frame(f) => at += f.total,
+                FoundFrame::Zeros => return bytes,
+                FoundFrame::Bad { .. } => break,
+            }
+        }
+        self.ledger.read(path).ok().flatten().filter(|again| again.len() == bytes.len()).unwrap_or(bytes)
+    }
+
+    fn frames(
+        &mut self,
+        chain: &mut Chain,
+        cursor: &mut Cursor,
+        segment: &Opened,
+        bytes: &[u8],
+        last: bool,
+        signed: u64,
+    ) {
+        while cursor.end < bytes.len() {
+            let (at, seq) = (cursor.end, chain.leaves.len() as u64);
+            let place = Place::segment(&chain.writer, segment.number, at);
+            let rest = &bytes[at..];
+            let frame = match frame(rest, &segment.header.salt) {
+                FoundFrame::Zeros if last => return,
+                FoundFrame::Zeros => return self.tampered(place, "the segment lacks frames that the next one counts"),
+                FoundFrame::Bad { why, entries } => {
+                    return self.bad_frame(chain, segment, at, rest, &why, entries, last && seq >= signed);
+                }
+                FoundFrame::Frame(frame) => frame,
+            };
+            if chain.closed && at > SECTOR {
+                return self.tampered(place, "a frame follows the entry that closed the writer");
+            }
+            if frame.first_seq != seq {
+                return self.tampered(place, format!("the frame begins with seq {}, expected {seq}", frame.first_seq));
+            }
+            if frame.previous != cursor.last_hash {
+                return self.tampered(place, "the frame does not continue the one before");
+            }
+            let leaves: Vec<_> = frame.entries.iter().map(|e| leaf(e)).collect();
+            if root(&leaves) != frame.leaves_root {
+                let place = self.mismatch(chain, seq, &leaves).unwrap_or(place);
+                return self.tampered(place, "entry does not match its leaf");
+            }
+            for (i, entry) in frame.entries.iter().enumerate() {
+                let place = Place::seq(&chain.writer, seq + i as u64);
+                let facts = match facts(entry) {
+                    Ok(facts) => facts,
+                    Err(why) => return self.tampered(place, format!("entry is not canonical: {why}")),
+                };
+                if at == SECTOR && i == 0 {
+                    if facts.kind != WRITER {
+                        return self.tampered(place, "a segment begins with another entry than its writer's");
+                    }
+                    if let Err(why) = check_torn(cursor.torn.take(), &facts.special) {
+                        return self.tampered(place, why);
+                    }
+                }
+                chain.push(entry, facts);
+            }
+            cursor.end = at + frame.total;
+            cursor.last_hash = frame.hash;
+        }
+    }
+
+    /// A frame that is not whole: what a crash leaves at the very end of what nobody signed, or tampering.
+    #[expect(clippy::too_many_arguments, reason = "one place, called once, straight from the walk")]
+    fn bad_frame(
+        &mut self,
+        chain: &Chain,
+        segment: &Opened,
+        at: usize,
+        rest: &[u8],
+        why: &str,
+        entries: Option<(u64, u32, Vec<&[u8]>)>,
+        may_be_torn: bool,
+    ) {
+        let place = Place::segment(&chain.writer, segment.number, at);
+        if chain.closed {
+            return self.tampered(place, "bytes follow the entry that closed the writer");
+        }
+        if may_be_torn && frame_follows(rest, &segment.header.salt).is_none() && rest.get(MAX_FRAME..).is_none_or(zeros)
+        {
+            return self.find(Grade::Notice, place, "a frame was being written: not durable, not counted");
+        }
+        if let Some((first, _, entries)) = entries.filter(|(first, ..)| *first == chain.leaves.len() as u64) {
+            let leaves: Vec<_> = entries.iter().map(|e| leaf(e)).collect();
+            if let Some(place) = self.mismatch(chain, first, &leaves) {
+                return self.tampered(place, "entry does not match its leaf");
+            }
+        }
+        let follows = if may_be_torn { "; a valid frame or other bytes follow" } else { "" };
+        self.tampered(place, format!("{why}{follows}"));
+    }
+
+    /// Which of these leaves, from `first` on, is not the one in the tiles: exactly, or because there is only one.
+    fn mismatch(&self, chain: &Chain, first: u64, leaves: &[Digest32]) -> Option<Place> {
+        let known = |seq: u64| {
+            let (tile, at) = (seq / HASHES_IN_A_TILE as u64, (seq % HASHES_IN_A_TILE as u64) as usize);
+            let tiles = self.tile_paths(chain.writer.as_str());
+            tiles.iter().filter(|t| t.level == 0 && t.number == tile && t.width > at).find_map(|t| {
+                let bytes = self.ledger.read(&t.path).ok()??;
+                Digest32::try_from(bytes.get(at * 32..at * 32 + 32)?).ok()
+            })
+        };
+        let different = |(i, l): (usize, &Digest32)| known(first + i as u64).is_some_and(|k| k != *l).then_some(i as u64);
+        let found = leaves.iter().enumerate().find_map(different);
+        let only = (leaves.len() == 1).then_some(0);
+        found.or(only).map(|i| Place::seq(&chain.writer, first + i))
+    }
+
+    /// Tiles are copies of hashes: those that lie within the chain must be equal to it.
+    fn check_tiles(&mut self, chain: &Chain) {
+        let tiles = self.tile_paths(chain.writer.as_str());
+        for tile in tiles {
+            let per_hash = HASHES_IN_A_TILE.pow(tile.level).try_into().unwrap_or(u64::MAX);
+            let first = tile.number.saturating_mul(HASHES_IN_A_TILE as u64).saturating_mul(per_hash);
+            let end = (tile.width as u64).saturating_mul(per_hash).saturating_add(first);
+            if end > chain.leaves.len() as u64 {
+                // Written by a live writer after its segments were read, or about entries a crash took.
+                continue;
+            }
+            let Some(bytes) = self.read(&tile.path) else { continue };
+            if bytes.len() != tile.width * 32 {
+                self.tampered(Place::file(&tile.path), "the tile does not have the length that its name says");
+                continue;
+            }
+            for (i, hash) in bytes.chunks(32).enumerate() {
+                let (from, step) = (first as usize + i * per_hash as usize, per_hash as usize);
+                if root(&chain.leaves[from..from + step]) != hash {
+                    if tile.level == 0 {
+                        self.tampered(Place::seq(&chain.writer, from as u64), "entry does not match its leaf");
+                    } else {
+                        self.tampered(Place::file(&tile.path), format!("hash {i} of the tile is not that of its entries"));
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Every tile of a writer by its path: `tile/<L>/<N>[.p/<W>]`, N in groups of three digits, all but the last with `x`.
+    fn tile_paths(&self, writer: &str) -> Vec<Tile> {
+        let mut found = vec![];
+        let base = format!("w/{writer}/tile");
+        for level in self.ledger.list(&base).unwrap_or_default() {
+            if let Ok(number) = level.parse() {
+                self.tiles_below(&format!("{base}/{level}"), number, 0, &mut found);
+            }
+        }
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        found
+    }
+
+    fn tiles_below(&self, folder: &str, level: u32, above: u64, found: &mut Vec<Tile>) {
+        for name in self.ledger.list(folder).unwrap_or_default() {
+            let path = format!("{folder}/{name}");
+            let group = |digits: &str| {
+                let three = digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit());
+                digits.parse::<u64>().ok().filter(|_| three).map(|n| above.saturating_mul(1000).saturating_add(n))
+            };
+            if let Some(next) = name.strip_prefix('x').and_then(group) {
+                self.tiles_below(&path, level, next, found);
+            } else if let Some(number) = name.strip_suffix(".p").and_then(group) {
+                for width in self.ledger.list(&path).unwrap_or_default() {
+                    if let Some(w) = width.parse().ok().filter(|w| (1..HASHES_IN_A_TILE).contains(w)) {
+                        found.push(Tile { path: format!("{path}/{width}"), level, number, width: w });
+                    }
+                }
+            } else if let Some(number) = group(&name) {
+                found.push(Tile { path, level, number, width: HASHES_IN_A_TILE });
+            }
+        }
+    }
+}
+
+struct Tile {
+    path: String,
+    level: u32,
+    number: u64,
+    width: usize,
+}
+
+/// What a torn segment held beyond its frames is what the next segment's first entry says was put aside.
+fn check_torn(torn: Option<(u64, usize, Vec<u8>)>, first: &Special) -> Result<(), String> {
+    match (torn, first) {
+        (None, Special::Recovery(_)) => Err("entry tells of a torn tail, its segment does not".into()),
+        (None, _) => Ok(()),
+        (Some((number, at, beyond)), Special::Recovery(r)) => {
+            let length = usize::try_from(r.length).ok().filter(|n| *n <= beyond.len());
+            let said = r.segment == number && r.offset == at as u64;
+            match length {
+                Some(n) if said && sha3(&[&beyond[..n]]) == r.hash && zeros(&beyond[n..]) => Ok(()),
+                _ => Err("entry tells of another torn tail than the segment before has".into()),
+            }
+        }
+        (Some(_), _) => Err("segment follows a torn one without telling of it".into()),
+    }
+}
