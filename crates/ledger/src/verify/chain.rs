@@ -4,7 +4,7 @@
 use super::{
     CONTROL_KINDS, Place, Run, WriterReport,
     cbor::{self, Value},
-    facts::{Blob, Facts, Head, Key, Special, facts},
+    facts::{Blob, Facts, Head, Key, Recovery, Special, facts},
     note::{Checkpoint, Vkey},
     segment::{FoundFrame, FoundHeader, Header, MAX_FRAME, Reason, SECTOR, frame, frame_follows, header, zeros},
     tree::{Digest32, leaf, root, sha3},
@@ -138,15 +138,27 @@ struct Opened {
     header: Header,
 }
 
-/// Where the walk stands between two segments.
+/// Where the walk stands.
+#[derive(Default)]
 struct Cursor {
     /// Where the last frame ends in the segment just read.
     end: usize,
-    /// What the next header names as previous hash.
-    last_hash: Digest32,
+    /// The newest frame; zeros: none.
+    newest: Digest32,
+    /// What the next frame names as previous hash: the newest frame of its segment, or the segment's header.
+    previous: Digest32,
     incarnation: u64,
-    /// Hash, offset, length limit of what lies beyond the frames of a torn segment.
-    torn: Option<(u64, usize, Vec<u8>)>,
+    /// What lies beyond the frames of a segment that was left in the middle.
+    left: Option<Left>,
+}
+
+/// Bytes beyond the last frame that counts.
+struct Left {
+    segment: u64,
+    at: usize,
+    bytes: Vec<u8>,
+    /// Whether an entry must tell of them: a crash tore them, not a failed sync.
+    torn: bool,
 }
 
 impl Run<'_> {
@@ -155,7 +167,7 @@ impl Run<'_> {
         let mut chain = Chain::new(writer);
         let before = self.findings.len();
         let opened = self.headers(log, writer);
-        let mut cursor = Cursor { end: 0, last_hash: [0; 32], incarnation: 0, torn: None };
+        let mut cursor = Cursor::default();
         for (i, segment) in opened.iter().enumerate() {
             if self.worst_since(before) > Grade::Notice {
                 break;
@@ -236,15 +248,13 @@ impl Run<'_> {
         let path = format!("w/{}/seg/{:012}.seg", chain.writer, segment.number);
         let place = Place::segment(&chain.writer, segment.number, 0);
         let header = &segment.header;
-        let first = chain.segments == 1;
+        // A segment whose first frame was never written is followed by another one for the same reason.
         let follows = header.first_seq == chain.leaves.len() as u64
             && header.previous_length == cursor.end as u64
-            && header.previous_hash == cursor.last_hash
-            && (header.reason == Reason::First) == first
-            && match header.reason {
-                Reason::First | Reason::Restart | Reason::Torn => header.incarnation > cursor.incarnation,
-                Reason::Full | Reason::SyncFailed | Reason::NoSpace => header.incarnation == cursor.incarnation,
-            };
+            && header.previous_hash == cursor.newest
+            && (header.reason == Reason::First || chain.segments > 1)
+            && (header.reason != Reason::First || chain.leaves.is_empty())
+            && header.incarnation >= cursor.incarnation;
         if !follows {
             return self.tampered(place, "the header does not continue the segment before");
         }
@@ -261,24 +271,19 @@ impl Run<'_> {
             Some(Ok(limit)) if (SECTOR..=bytes.len()).contains(&limit) => limit,
             Some(_) => return self.tampered(place, "the next segment's header says that this one holds nothing"),
         };
-        *cursor = Cursor {
-            end: SECTOR,
-            last_hash: header.hash,
-            incarnation: header.incarnation,
-            torn: cursor.torn.take(),
-        };
+        (cursor.end, cursor.previous, cursor.incarnation) = (SECTOR, header.hash, header.incarnation);
         self.frames(chain, cursor, segment, &bytes[..limit], next.is_none(), signed);
-        if let Some(next) = next {
-            let beyond = &bytes[limit..];
-            match next.reason {
-                Reason::Torn => cursor.torn = Some((segment.number, limit, beyond.to_vec())),
-                Reason::SyncFailed | Reason::NoSpace => {}
-                Reason::First | Reason::Full | Reason::Restart => {
-                    if !zeros(beyond) {
-                        let place = Place::segment(&chain.writer, segment.number, limit);
-                        self.tampered(place, "bytes follow the last frame of a finished segment");
-                    }
-                }
+        let Some(next) = next.filter(|_| limit > SECTOR) else { return };
+        let beyond = &bytes[limit..];
+        match next.reason {
+            Reason::Torn | Reason::SyncFailed | Reason::NoSpace => {
+                let torn = next.reason == Reason::Torn;
+                cursor.left = Some(Left { segment: segment.number, at: limit, bytes: beyond.to_vec(), torn });
+            }
+            Reason::First | Reason::Full | Reason::Restart if zeros(beyond) => {}
+            Reason::First | Reason::Full | Reason::Restart => {
+                let place = Place::segment(&chain.writer, segment.number, limit);
+                self.tampered(place, "bytes follow the last frame of a finished segment");
             }
         }
     }
@@ -327,32 +332,35 @@ impl Run<'_> {
             if frame.first_seq != seq {
                 return self.tampered(place, format!("the frame begins with seq {}, expected {seq}", frame.first_seq));
             }
-            if frame.previous != cursor.last_hash {
+            if frame.previous != cursor.previous {
                 return self.tampered(place, "the frame does not continue the one before");
             }
             let leaves: Vec<_> = frame.entries.iter().map(|e| leaf(e)).collect();
             if root(&leaves) != frame.leaves_root {
-                let place = self.mismatch(chain, seq, &leaves).unwrap_or(place);
-                return self.tampered(place, "entry does not match its leaf");
+                let (place, message) = self.mismatch(chain, seq, &leaves);
+                return self.tampered(place, message);
             }
+            let mut recovery = None;
             for (i, entry) in frame.entries.iter().enumerate() {
                 let place = Place::seq(&chain.writer, seq + i as u64);
                 let facts = match facts(entry) {
                     Ok(facts) => facts,
                     Err(why) => return self.tampered(place, format!("entry is not canonical: {why}")),
                 };
-                if at == SECTOR && i == 0 {
-                    if facts.kind != WRITER {
-                        return self.tampered(place, "a segment begins with another entry than its writer's");
-                    }
-                    if let Err(why) = check_torn(cursor.torn.take(), &facts.special) {
-                        return self.tampered(place, why);
-                    }
+                // After a failed sync, entries that a reader may have seen keep their seqs and come first.
+                if at == SECTOR && i == 0 && facts.kind != WRITER && segment.header.reason != Reason::SyncFailed {
+                    return self.tampered(place, "a segment begins with another entry than its writer's");
+                }
+                if let Special::Recovery(found) = facts.special {
+                    recovery = Some(found);
                 }
                 chain.push(entry, facts);
             }
+            if let Err(why) = check_torn(cursor.left.take(), recovery) {
+                return self.tampered(place, why);
+            }
             cursor.end = at + frame.total;
-            cursor.last_hash = frame.hash;
+            (cursor.newest, cursor.previous) = (frame.hash, frame.hash);
         }
     }
 
@@ -365,7 +373,7 @@ impl Run<'_> {
         at: usize,
         rest: &[u8],
         why: &str,
-        entries: Option<(u64, u32, Vec<&[u8]>)>,
+        entries: Option<(u64, Vec<&[u8]>)>,
         may_be_torn: bool,
     ) {
         let place = Place::segment(&chain.writer, segment.number, at);
@@ -376,30 +384,32 @@ impl Run<'_> {
         {
             return self.find(Grade::Notice, place, "a frame was being written: not durable, not counted");
         }
-        if let Some((first, _, entries)) = entries.filter(|(first, ..)| *first == chain.leaves.len() as u64) {
+        if let Some((_, entries)) = entries.filter(|(first, _)| *first == chain.leaves.len() as u64) {
             let leaves: Vec<_> = entries.iter().map(|e| leaf(e)).collect();
-            if let Some(place) = self.mismatch(chain, first, &leaves) {
-                return self.tampered(place, "entry does not match its leaf");
-            }
+            let (place, message) = self.mismatch(chain, chain.leaves.len() as u64, &leaves);
+            return self.tampered(place, message);
         }
         let follows = if may_be_torn { "; a valid frame or other bytes follow" } else { "" };
         self.tampered(place, format!("{why}{follows}"));
     }
 
-    /// Which of these leaves, from `first` on, is not the one in the tiles: exactly, or because there is only one.
-    fn mismatch(&self, chain: &Chain, first: u64, leaves: &[Digest32]) -> Option<Place> {
+    /// Says which of these entries, from `first` on, is not what it was: by the tiles, or because there is only one.
+    fn mismatch(&self, chain: &Chain, first: u64, leaves: &[Digest32]) -> (Place, String) {
+        let tiles: Vec<_> = self.tile_paths(chain.writer.as_str()).into_iter().filter(|t| t.level == 0).collect();
         let known = |seq: u64| {
-            let (tile, at) = (seq / HASHES_IN_A_TILE as u64, (seq % HASHES_IN_A_TILE as u64) as usize);
-            let tiles = self.tile_paths(chain.writer.as_str());
-            tiles.iter().filter(|t| t.level == 0 && t.number == tile && t.width > at).find_map(|t| {
-                let bytes = self.ledger.read(&t.path).ok()??;
-                Digest32::try_from(bytes.get(at * 32..at * 32 + 32)?).ok()
-            })
+            let (number, at) = (seq / HASHES_IN_A_TILE as u64, (seq % HASHES_IN_A_TILE as u64) as usize);
+            let tile = tiles.iter().find(|t| t.number == number && t.width > at)?;
+            let bytes = self.ledger.read(&tile.path).ok()??;
+            Digest32::try_from(bytes.get(at * 32..at * 32 + 32)?).ok()
         };
-        let different = |(i, l): (usize, &Digest32)| known(first + i as u64).is_some_and(|k| k != *l).then_some(i as u64);
-        let found = leaves.iter().enumerate().find_map(different);
-        let only = (leaves.len() == 1).then_some(0);
-        found.or(only).map(|i| Place::seq(&chain.writer, first + i))
+        let different = |(seq, leaf): &(u64, &Digest32)| known(*seq).is_some_and(|k| k != **leaf);
+        let found = (first..).zip(leaves).find(different).map(|(seq, _)| seq);
+        let others = leaves.len().saturating_sub(1);
+        let message = match (found, others) {
+            (Some(_), _) | (None, 0) => "entry does not match its leaf".to_string(),
+            (None, n) => format!("entry, or one of the {n} after it in its frame, does not match its leaf"),
+        };
+        (Place::seq(&chain.writer, found.unwrap_or(first)), message)
     }
 
     /// Tiles are copies of hashes: those that lie within the chain must be equal to it.
@@ -474,19 +484,20 @@ struct Tile {
     width: usize,
 }
 
-/// What a torn segment held beyond its frames is what the next segment's first entry says was put aside.
-fn check_torn(torn: Option<(u64, usize, Vec<u8>)>, first: &Special) -> Result<(), String> {
-    match (torn, first) {
-        (None, Special::Recovery(_)) => Err("entry tells of a torn tail, its segment does not".into()),
-        (None, _) => Ok(()),
-        (Some((number, at, beyond)), Special::Recovery(r)) => {
-            let length = usize::try_from(r.length).ok().filter(|n| *n <= beyond.len());
-            let said = r.segment == number && r.offset == at as u64;
+/// What a torn segment held beyond its frames is what the next frame says was put aside.
+fn check_torn(left: Option<Left>, told: Option<Recovery>) -> Result<(), &'static str> {
+    match (left, told) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err("an entry tells of a torn tail, its segment does not"),
+        (Some(left), Some(r)) => {
+            let length = usize::try_from(r.length).ok().filter(|n| *n <= left.bytes.len());
+            let said = r.segment == left.segment && r.offset == left.at as u64;
             match length {
-                Some(n) if said && sha3(&[&beyond[..n]]) == r.hash && zeros(&beyond[n..]) => Ok(()),
-                _ => Err("entry tells of another torn tail than the segment before has".into()),
+                Some(n) if said && sha3(&[&left.bytes[..n]]) == r.hash && zeros(&left.bytes[n..]) => Ok(()),
+                _ => Err("an entry tells of another torn tail than the segment before has"),
             }
         }
-        (Some(_), _) => Err("segment follows a torn one without telling of it".into()),
+        (Some(left), None) if left.torn => Err("the segment follows a torn one without telling of it"),
+        (Some(_), None) => Ok(()),
     }
 }

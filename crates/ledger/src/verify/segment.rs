@@ -11,8 +11,8 @@ pub(super) const SECTOR: usize = 512;
 const FRAME_HEADER: usize = 104;
 const FORMAT: u16 = 1;
 
-/// No frame is longer: 1 MiB of entries, one entry over, rounded up.
-pub(super) const MAX_FRAME: usize = (1 << 20) + (1 << 16) + 1024;
+/// No frame is longer: 1 MiB of entries, a few of the writer's own, rounded up.
+pub(super) const MAX_FRAME: usize = (1 << 20) + 5 * (1 << 16);
 
 /// Why a segment was begun.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +71,7 @@ pub(super) enum FoundFrame<'a> {
     /// Nothing but zeros to the end.
     Zeros,
     /// `entries` are those that can still be told apart where only the body is damaged, with the seq of the first.
-    Bad { why: String, entries: Option<(u64, u32, Vec<&'a [u8]>)> },
+    Bad { why: String, entries: Option<(u64, Vec<&'a [u8]>)> },
 }
 
 fn be<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -170,7 +170,7 @@ pub(super) fn frame<'a>(bytes: &'a [u8], salt: &[u8; 16]) -> FoundFrame<'a> {
     let (body, first_seq) = (&bytes[FRAME_HEADER..end], u64_at(head, 8));
     let entries = split(body, count);
     if u32_at(head, 96) != crc32c::crc32c_append(salted, body) {
-        let entries = entries.map(|e| (first_seq, count, e));
+        let entries = entries.map(|e| (first_seq, e));
         return FoundFrame::Bad { why: "the frame's body does not match its checksum".into(), entries };
     }
     let Some(entries) = entries else { return bad("the frame's entries do not fill its body") };
