@@ -18,6 +18,7 @@ mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod tree;
+pub mod verify;
 
 pub use append::{
     Appended, AuditReceipt, COMMAND_SEGMENT_BYTES, Chain, ChainOptions, CommitFailed, OpenRefused, Recovery,

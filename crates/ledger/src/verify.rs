@@ -23,9 +23,9 @@ mod tree;
 pub use report::{Finding, Grade, Place, Report, Verdict, WriterReport};
 
 use chain::{Chain, Log};
+use custody_model::{Hash, WallNanos, WriterId};
 use facts::{Blob, facts, named_blobs};
 use keys::signatures;
-use custody_model::{Hash, WallNanos, WriterId};
 use note::{Checkpoint, split_notes};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -469,13 +469,7 @@ impl Run<'_> {
     }
 
     /// A kept note against its writer's chain: `None` where it proves nothing, said why.
-    fn check_kept<'c>(
-        &mut self,
-        log: &Log,
-        chains: &'c [Chain],
-        name: &str,
-        text: &str,
-    ) -> Option<(&'c Chain, usize)> {
+    fn check_kept<'c>(&mut self, log: &Log, chains: &'c [Chain], name: &str, text: &str) -> Option<(&'c Chain, usize)> {
         let note = match Checkpoint::parse(text) {
             Ok(note) => note,
             Err(why) => {

@@ -181,18 +181,18 @@ mod tests {
     #[test]
     fn others_are_refused() {
         for bytes in [
-            &[0x18, 0x17][..],             // 23 in two bytes
-            &[0x19, 0x00, 0xff],           // 255 in three bytes
-            &[0x9f, 0xff],                 // indefinite array
-            &[0xa2, 0x01, 0x00, 0x00, 0x00], // keys descend
-            &[0xa2, 0x01, 0x00, 0x01, 0x00], // key twice
-            &[0xa1, 0x61, b'a', 0x00],     // text key
-            &[0xf6],                       // null
-            &[0xf9, 0x3c, 0x00],           // float
-            &[0xc0, 0x00],                 // tag
-            &[0x61, 0xff],                 // not UTF-8
-            &[0x00, 0x00],                 // trailing
-            &[0x42, 0x00],                 // short
+            &[0x18, 0x17][..],                                       // 23 in two bytes
+            &[0x19, 0x00, 0xff],                                     // 255 in three bytes
+            &[0x9f, 0xff],                                           // indefinite array
+            &[0xa2, 0x01, 0x00, 0x00, 0x00],                         // keys descend
+            &[0xa2, 0x01, 0x00, 0x01, 0x00],                         // key twice
+            &[0xa1, 0x61, b'a', 0x00],                               // text key
+            &[0xf6],                                                 // null
+            &[0xf9, 0x3c, 0x00],                                     // float
+            &[0xc0, 0x00],                                           // tag
+            &[0x61, 0xff],                                           // not UTF-8
+            &[0x00, 0x00],                                           // trailing
+            &[0x42, 0x00],                                           // short
             &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], // longer than memory
             &[],
         ] {

@@ -434,7 +434,10 @@ impl Run<'_> {
                     if tile.level == 0 {
                         self.tampered(Place::seq(&chain.writer, from as u64), "entry does not match its leaf");
                     } else {
-                        self.tampered(Place::file(&tile.path), format!("hash {i} of the tile is not that of its entries"));
+                        self.tampered(
+                            Place::file(&tile.path),
+                            format!("hash {i} of the tile is not that of its entries"),
+                        );
                     }
                     break;
                 }

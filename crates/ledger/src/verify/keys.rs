@@ -43,7 +43,8 @@ fn certified(log: &Log, chain: &Chain, seq: u64, key: &Key) -> Result<Certified,
     let (log_id, writer, epoch) = (Hash(log.id).to_string(), chain.writer.to_string(), key.epoch.to_string());
     match &lines[..] {
         [kind, id, name, number, text, expires]
-            if (*kind, *id, *name) == ("custody-key/1", &log_id, &writer) && (*number, *text) == (&epoch, &key.vkey) =>
+            if (*kind, *id, *name) == ("custody-key/1", &log_id, &writer)
+                && (*number, *text) == (&epoch, &key.vkey) =>
         {
             let expires = expires.parse().map_err(|_| bad("has a certificate without end"))?;
             Ok(Certified { seq, epoch: key.epoch, key: vkey, expires })

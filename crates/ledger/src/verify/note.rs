@@ -98,7 +98,8 @@ impl Checkpoint {
         if number.to_string() != size || origin.is_empty() {
             return Err("its size or origin is not in canonical form".into());
         }
-        let root = STANDARD.decode(root).ok().and_then(|r| Digest32::try_from(r).ok()).ok_or("its root is not a hash")?;
+        let root =
+            STANDARD.decode(root).ok().and_then(|r| Digest32::try_from(r).ok()).ok_or("its root is not a hash")?;
         Ok(Self { origin: origin.to_string(), size: number, root, signatures, text: text.clone() })
     }
 }
@@ -160,7 +161,9 @@ mod tests {
     fn one_form_of_a_checkpoint() {
         let good = Checkpoint::parse(NOTE).expect("a good note");
         assert_eq!((good.origin.as_str(), good.size, good.root), ("a/b", 3, [0; 32]));
-        for (from, to) in [("\n3\n", "\n03\n"), ("\n3\n", "\n+3\n"), ("AAA=", "AAAB"), ("=\n", "=\nx\n"), ("\u{2014}", "-")] {
+        for (from, to) in
+            [("\n3\n", "\n03\n"), ("\n3\n", "\n+3\n"), ("AAA=", "AAAB"), ("=\n", "=\nx\n"), ("\u{2014}", "-")]
+        {
             assert!(Checkpoint::parse(&NOTE.replace(from, to)).is_err(), "{to}");
         }
         assert!(Checkpoint::parse("a/b\n3\n").is_err());

@@ -71,7 +71,10 @@ pub(super) enum FoundFrame<'a> {
     /// Nothing but zeros to the end.
     Zeros,
     /// `entries` are those that can still be told apart where only the body is damaged, with the seq of the first.
-    Bad { why: String, entries: Option<(u64, Vec<&'a [u8]>)> },
+    Bad {
+        why: String,
+        entries: Option<(u64, Vec<&'a [u8]>)>,
+    },
 }
 
 fn be<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
