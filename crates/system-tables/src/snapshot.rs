@@ -1,0 +1,150 @@
+//! All system tables at one position.
+
+use crate::{
+    Direction, Edge, Facts, SystemError, Viewer,
+    fold::{Chain, Lineages, Slot},
+    gate::Gate,
+    rows::Rows,
+    schema::{CLOSURE, Table, system_table},
+    tables::{access, catalog, ledger, lineage, policy},
+};
+use arrow::{array::RecordBatch, compute::concat_batches};
+use custody_catalog::Catalog;
+use custody_model::{ControlSeq, DatasetId, DatasetName, EntryId, Kind, Node, Pin, Seq, WriterId};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// All system tables at one position. Cloning costs a few reference counts.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(crate) catalog: Catalog,
+    pub(crate) chains: Arc<BTreeMap<WriterId, Arc<Chain>>>,
+    pub(crate) doubles: Arc<BTreeMap<EntryId, (WriterId, Seq)>>,
+    pub(crate) lineages: Arc<Lineages>,
+}
+
+impl Snapshot {
+    /// The control position: what `TableVersion::version` of a system table is.
+    pub fn at(&self) -> ControlSeq {
+        self.catalog.at()
+    }
+
+    /// The catalog at this position.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The rows of a table that the viewer may see.
+    pub fn batches(
+        &self,
+        table: &DatasetName,
+        viewer: &Viewer<'_>,
+        facts: &dyn Facts,
+    ) -> Result<Vec<RecordBatch>, SystemError> {
+        let table = system_table(table).ok_or_else(|| SystemError::NoTable(table.clone()))?;
+        let (gate, mut rows) = (Gate::new(viewer, &self.catalog), Rows::new(table)?);
+        match table.table {
+            Table::Datasets => catalog::datasets(self, &gate, &mut rows)?,
+            Table::Columns => catalog::columns(self, &gate, facts, &mut rows)?,
+            Table::Versions => catalog::versions(self, &gate, &mut rows)?,
+            Table::Runs => lineage::runs(self, &gate, &mut rows)?,
+            Table::LineageColumns => lineage::columns(self, &gate, &mut rows)?,
+            Table::Inputs => lineage::inputs(self, &gate, &mut rows)?,
+            Table::Hops => lineage::hops(self, &gate, &mut rows)?,
+            Table::Labels => lineage::labels(self, &gate, &mut rows)?,
+            Table::Edges | Table::Closure => lineage::edges(self, &gate, &mut rows)?,
+            Table::Audit => access::audit(self, &gate, facts, &mut rows)?,
+            Table::ColumnReads => access::column_reads(self, &gate, &mut rows)?,
+            Table::Bundles => policy::bundles(self, &gate, &mut rows)?,
+            Table::Policies => policy::policies(&gate, facts, &mut rows)?,
+            Table::RowSets => policy::row_sets(self, &gate, facts, &mut rows)?,
+            Table::Tags => policy::tags(self, &gate, facts, &mut rows)?,
+            Table::Grants => policy::grants(self, &gate, facts, &mut rows)?,
+            Table::Denials => policy::denials(self, &gate, &mut rows)?,
+            Table::Entries => ledger::entries(self, &gate, &mut rows)?,
+            Table::Checkpoints => ledger::checkpoints(&gate, facts, &mut rows)?,
+            Table::Writers => ledger::writers(self, &gate, &mut rows)?,
+            Table::Keys => ledger::keys(self, &gate, &mut rows)?,
+        }
+        rows.finish()
+    }
+
+    /// The node of `schema.dataset.column` (`*`: which rows exist) at a version, newest where none is said. Whether the
+    /// viewer may see it, the closure decides.
+    pub fn node(&self, column: &str, version: Option<u64>) -> Option<Node> {
+        let (dataset, column) = column.rsplit_once('.')?;
+        let pin = version.map_or(Pin::Newest, Pin::Version);
+        let version = self.catalog.resolve(&dataset.parse().ok()?, pin)?;
+        let ordinal = match column {
+            "*" => 0,
+            column => version.definition().ordinal(version.definition().column_named(column)?.field)?,
+        };
+        Some(version.table.node(ordinal))
+    }
+
+    /// What `lineage_upstream` and `lineage_downstream` return: the columns on the way, over edges that the viewer may
+    /// see, each at its shortest hop. A column that the viewer may not see has nothing on its way, as one that does not
+    /// exist.
+    pub fn lineage_closure(
+        &self,
+        viewer: &Viewer<'_>,
+        from: Node,
+        way: Direction,
+        depth: u32,
+    ) -> Result<RecordBatch, SystemError> {
+        self.complete()?;
+        let (gate, mut rows) = (Gate::new(viewer, &self.catalog), Rows::new(&CLOSURE)?);
+        let here = |node: Node| node.made_at() <= self.at();
+        let hops = if here(from) && gate.column(from) {
+            let mut visible = |edge: &Edge| here(edge.target) && gate.edge(edge);
+            self.lineages.graph().closure(&[from], way, depth, &mut visible)
+        } else {
+            vec![]
+        };
+        for hop in hops {
+            lineage::hop(self, &hop, &mut rows)?;
+        }
+        Ok(concat_batches(&CLOSURE.schema, &rows.finish()?)?)
+    }
+
+    /// Lineage of every version is here, or the missing one is named.
+    pub(crate) fn complete(&self) -> Result<(), SystemError> {
+        match self.lineages.missing.range(..=self.at()).next() {
+            None => Ok(()),
+            Some((_, table)) => Err(SystemError::LineageMissing(table.clone())),
+        }
+    }
+
+    /// Slots that count here: decided at or before this position, control entries once.
+    pub(crate) fn here(&self, slot: &Slot) -> bool {
+        let stored = &slot.stored;
+        stored.entry.control_seq <= self.at()
+            && (!stored.entry.kind().is_control()
+                || self.doubles.get(&stored.entry.id).is_none_or(|(writer, seq)| {
+                    // The place that counts may lie above this snapshot's head of that writer.
+                    let known = self.chains.get(writer).is_some_and(|chain| chain.head >= Some(*seq));
+                    !known || (*writer == stored.writer && *seq == stored.seq)
+                }))
+    }
+
+    /// Requests by writer and seq.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &Slot> {
+        self.chains.values().flat_map(|chain| chain.requests.iter()).map(Arc::as_ref).filter(|slot| self.here(slot))
+    }
+
+    /// Requests that read columns: intents and reads in one entry.
+    pub(crate) fn reads(&self) -> impl Iterator<Item = &Slot> {
+        self.requests().filter(|slot| matches!(slot.stored.entry.kind(), Kind::ReadIntent | Kind::Read))
+    }
+
+    /// The present name of a dataset; of a draft, quarantined rows or a system table, theirs.
+    pub(crate) fn name(&self, dataset: DatasetId, made_at: ControlSeq, ordinal: u16) -> Option<DatasetName> {
+        if let Some(draft) = self.catalog.draft_made_at(made_at) {
+            return Some(draft.table.name.clone());
+        }
+        match self.catalog.dataset_by_id(dataset) {
+            Some(known) if ordinal >= 32_768 => DatasetName::new("quarantine", known.name().name()).ok(),
+            Some(known) => Some(known.name().clone()),
+            None => crate::tables().iter().find(|t| t.definition.id == dataset).map(|t| t.definition.name.clone()),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `system.ledger`.
+
+use crate::{
+    Facts, Snapshot, SystemError,
+    gate::Gate,
+    rows::{Cell, Rows},
+};
+use custody_model::{KeyRecord, Payload, Seq, WriterEvent};
+use std::sync::Arc;
+
+/// By writer and seq. The bytes are the auditor's alone.
+pub(crate) fn entries(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
+    for slot in snapshot.chains.values().flat_map(|chain| chain.entries.iter()) {
+        let (stored, entry) = (&slot.stored, &slot.stored.entry);
+        let own = gate.own(entry.actor.as_ref().map(|a| &a.principal));
+        // Here a control entry that stands in two chains is two entries.
+        if entry.control_seq > snapshot.at() || !(gate.all() || own) {
+            continue;
+        }
+        rows.push([
+            entry.id.into(),
+            stored.writer.as_str().into(),
+            stored.seq.into(),
+            i64::from(entry.kind() as u16).into(),
+            entry.wall.into(),
+            entry.control_seq.into(),
+            stored.leaf.into(),
+            gate.raw().then_some(stored.raw.as_slice()).map_or(Cell::Null, Cell::Bytes),
+        ])?;
+    }
+    Ok(())
+}
+
+/// As they are kept.
+pub(crate) fn checkpoints(gate: &Gate<'_>, facts: &dyn Facts, rows: &mut Rows) -> Result<(), SystemError> {
+    if !gate.ledger() {
+        return Ok(());
+    }
+    for row in facts.checkpoints().map_err(SystemError::Facts)? {
+        rows.push([
+            (&row.origin).into(),
+            row.tree_size.into(),
+            row.root.into(),
+            (&row.note).into(),
+            row.signed_at.into(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// By name. A writer that has not ended in order is open, whether or not its process lives.
+pub(crate) fn writers(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
+    for (writer, chain) in snapshot.chains.iter().filter(|_| gate.ledger()) {
+        let here = |stored: &custody_model::StoredEntry| stored.entry.control_seq <= snapshot.at();
+        let newest = match chain.entries.last().filter(|slot| here(&slot.stored)) {
+            Some(slot) => Some(slot),
+            None => chain.entries.iter().take_while(|slot| here(&slot.stored)).last(),
+        };
+        let Some(newest) = newest.map(|slot| Arc::clone(&slot.stored)) else { continue };
+        let (mut incarnation, mut closed_at) = (0, None);
+        for slot in chain.life.iter().filter(|slot| here(&slot.stored)) {
+            match &slot.stored.entry.payload {
+                Payload::Writer(WriterEvent::Open { incarnation: opened, .. }) => incarnation = *opened,
+                Payload::Writer(WriterEvent::Close) => closed_at = Some(slot.stored.seq),
+                _ => {}
+            }
+        }
+        rows.push([
+            writer.as_str().into(),
+            incarnation.into(),
+            newest.seq.into(),
+            newest.entry.wall.into(),
+            if closed_at == Some(newest.seq) { "closed" } else { "open" }.into(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// By writer and place. A key may sign trees larger than its entry's place, until the next key's.
+pub(crate) fn keys(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
+    for chain in snapshot.chains.values().filter(|_| gate.ledger()) {
+        let keys: Vec<(Seq, &KeyRecord)> = chain
+            .life
+            .iter()
+            .filter(|slot| slot.stored.entry.control_seq <= snapshot.at())
+            .filter_map(|slot| match &slot.stored.entry.payload {
+                Payload::Key(key) => Some((slot.stored.seq, key)),
+                _ => None,
+            })
+            .collect();
+        for (at, (seq, key)) in keys.iter().enumerate() {
+            let next = keys.get(at + 1).map(|(seq, _)| seq.0 + 1);
+            let revoked = keys.iter().any(|(_, other)| other.revoke == Some(key.epoch));
+            rows.push([
+                key.epoch.into(),
+                (&key.vkey).into(),
+                (seq.0 + 1).into(),
+                next.into(),
+                match (revoked, next) {
+                    (true, _) => "revoked",
+                    (false, Some(_)) => "retired",
+                    (false, None) => "active",
+                }
+                .into(),
+            ])?;
+        }
+    }
+    Ok(())
+}
