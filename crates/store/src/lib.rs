@@ -11,6 +11,7 @@
 //! A version is *visible* only by its publish entry in the ledger, which is not this crate's business.
 #![forbid(unsafe_code)]
 
+mod disk;
 mod durable;
 mod error;
 mod layout;
@@ -22,6 +23,7 @@ mod sweep;
 mod types;
 mod write;
 
+pub use disk::FileDisk;
 pub use durable::DurableLocal;
 pub use error::StoreError;
 pub use layout::{Place, Warehouse};
