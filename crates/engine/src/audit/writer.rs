@@ -1,0 +1,265 @@
+//! The one thread that owns the chain: group commit, checkpoints, the end.
+
+use super::{NotAudited, open::random};
+use crate::clock::Clock;
+use custody_ledger::{Appended, Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
+use custody_model::{Problem, WallNanos};
+use custody_store::FileDisk;
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::timeout,
+};
+
+/// Entries of one commit.
+const BATCH: usize = 4096;
+/// Bytes of one commit.
+const BATCH_BYTES: usize = 1 << 20;
+/// A checkpoint follows growth within this time.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// A checkpoint follows this many entries at once.
+const CHECKPOINT_ENTRIES: u64 = 65_536;
+/// A key this close to its end is replaced before it signs again.
+const KEY_MARGIN_NANOS: i64 = 60 * 1_000_000_000;
+
+/// What becomes of an entry that the disk has no room for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// Its act is refused.
+    Entry,
+    /// It is owed, and tried again: its read has happened.
+    Outcome,
+}
+
+/// What the thread is asked to do.
+pub(super) enum Job {
+    /// Make an entry durable.
+    Append {
+        entry: EntryBytes,
+        sort: Sort,
+        reply: Option<oneshot::Sender<Result<Appended, NotAudited>>>,
+        /// Its share of the queue's bytes, given back once it is written.
+        room: Option<OwnedSemaphorePermit>,
+    },
+    /// Take no more, record what is promised, close the chain.
+    Close { reply: oneshot::Sender<Result<(), NotAudited>>, drain: Duration },
+    /// Stop as a crash would.
+    #[cfg(test)]
+    Crash { reply: oneshot::Sender<()> },
+}
+
+type Waiter = Option<oneshot::Sender<Result<Appended, NotAudited>>>;
+
+struct Worker {
+    chain: Chain<Arc<FileDisk>>,
+    keys: KeySet<Arc<FileDisk>>,
+    signer: EpochSigner,
+    clock: Arc<dyn Clock>,
+    jobs: mpsc::Receiver<Job>,
+    /// Outcomes that found no room on the disk.
+    owed: VecDeque<EntryBytes>,
+    last_checkpoint: Instant,
+}
+
+/// How the thread was told to end.
+enum End {
+    /// Every sender is gone.
+    Dropped,
+    Asked(oneshot::Sender<Result<(), NotAudited>>, Duration),
+    #[cfg(test)]
+    Crashed(oneshot::Sender<()>),
+}
+
+/// Starts the thread. It ends, and closes the chain, when it is asked to or when every sender is gone.
+pub(super) fn start(
+    chain: Chain<Arc<FileDisk>>,
+    keys: KeySet<Arc<FileDisk>>,
+    signer: EpochSigner,
+    clock: Arc<dyn Clock>,
+    jobs: mpsc::Receiver<Job>,
+) -> Result<(), Problem> {
+    let failed = |e: std::io::Error| Problem::new(7009, format!("the ledger's thread cannot start: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
+    let owed = VecDeque::new();
+    let mut worker = Worker { chain, keys, signer, clock, jobs, owed, last_checkpoint: Instant::now() };
+    let run = move || {
+        let end = runtime.block_on(worker.serve());
+        match end {
+            End::Dropped => {
+                if let Err(e) = worker.close() {
+                    tracing::error!("the ledger's chain was not closed: {e}");
+                }
+            }
+            End::Asked(reply, drain) => {
+                worker.jobs.close();
+                let drained = runtime.block_on(worker.drain(drain));
+                let closed = if drained { worker.close() } else { worker.leave() };
+                let _ = reply.send(closed);
+            }
+            #[cfg(test)]
+            End::Crashed(reply) => {
+                drop(worker);
+                let _ = reply.send(());
+            }
+        }
+    };
+    std::thread::Builder::new().name("ledger-writer".into()).spawn(run).map(|_| ()).map_err(failed)
+}
+
+impl Worker {
+    async fn serve(&mut self) -> End {
+        loop {
+            let due = CHECKPOINT_EVERY.saturating_sub(self.last_checkpoint.elapsed());
+            let unfinished = self.unsigned() > 0 || !self.owed.is_empty();
+            let next = if unfinished { timeout(due, self.jobs.recv()).await } else { Ok(self.jobs.recv().await) };
+            match next {
+                Ok(None) => return End::Dropped,
+                Ok(Some(job)) => {
+                    if let Some(end) = self.batch(job) {
+                        return end;
+                    }
+                }
+                Err(_) => {
+                    self.commit(vec![], vec![]);
+                    self.checkpoint();
+                }
+            }
+            let due = self.unsigned() > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
+            if due || self.unsigned() >= CHECKPOINT_ENTRIES {
+                self.checkpoint();
+            }
+        }
+    }
+
+    /// Records what is still queued or promised. `false`: some read never ended.
+    async fn drain(&mut self, patience: Duration) -> bool {
+        let began = Instant::now();
+        loop {
+            match timeout(patience.saturating_sub(began.elapsed()), self.jobs.recv()).await {
+                Ok(None) => return true,
+                Ok(Some(job)) => {
+                    self.batch(job);
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// One commit: this job and what is queued behind it. The job that ends everything comes last, if there is one.
+    fn batch(&mut self, first: Job) -> Option<End> {
+        let (mut entries, mut waiters, mut bytes) = (vec![], vec![], 0);
+        let mut rooms = vec![];
+        let mut next = Some(first);
+        let mut end = None;
+        while let Some(job) = next {
+            match job {
+                Job::Append { entry, sort, reply, room } => {
+                    bytes += entry.as_bytes().len();
+                    entries.push(entry);
+                    waiters.push((sort, reply));
+                    rooms.extend(room);
+                }
+                Job::Close { reply, drain } => {
+                    end = Some(End::Asked(reply, drain));
+                    break;
+                }
+                #[cfg(test)]
+                Job::Crash { reply } => {
+                    end = Some(End::Crashed(reply));
+                    break;
+                }
+            }
+            next = if entries.len() < BATCH && bytes < BATCH_BYTES { self.jobs.try_recv().ok() } else { None };
+        }
+        self.commit(entries, waiters);
+        end
+    }
+
+    /// Makes entries durable, after those that are owed, and tells each waiter.
+    fn commit(&mut self, entries: Vec<EntryBytes>, waiters: Vec<(Sort, Waiter)>) {
+        let owed: Vec<EntryBytes> = self.owed.drain(..).collect();
+        let first = owed.len();
+        let all: Vec<EntryBytes> = owed.into_iter().chain(entries).collect();
+        if all.is_empty() {
+            return;
+        }
+        match self.chain.commit(&all, self.clock.now()) {
+            Ok(appended) => {
+                for ((_, waiter), appended) in waiters.into_iter().zip(appended.into_iter().skip(first)) {
+                    // Whoever stopped waiting has said so to the ledger itself.
+                    waiter.map(|w| w.send(Ok(appended)));
+                }
+            }
+            Err(failed) => self.refuse(all, first, waiters, failed),
+        }
+    }
+
+    fn refuse(&mut self, all: Vec<EntryBytes>, first: usize, waiters: Vec<(Sort, Waiter)>, failed: CommitFailed) {
+        tracing::error!("{failed}");
+        let no_space = matches!(failed, CommitFailed::NoSpace(_));
+        let not = NotAudited::from(failed);
+        let mut all = all.into_iter();
+        if no_space {
+            self.owed.extend(all.by_ref().take(first));
+        } else {
+            all.by_ref().take(first).for_each(drop);
+        }
+        for ((sort, waiter), entry) in waiters.into_iter().zip(all) {
+            if no_space && sort == Sort::Outcome {
+                self.owed.push_back(entry);
+            }
+            waiter.map(|w| w.send(Err(not.clone())));
+        }
+    }
+
+    fn unsigned(&self) -> u64 {
+        self.chain.size().0.saturating_sub(self.chain.signed_size().0)
+    }
+
+    /// Signs the chain as it stands, with a fresh key where the old one ends.
+    fn checkpoint(&mut self) {
+        self.last_checkpoint = Instant::now();
+        if let Err(e) = self.try_checkpoint() {
+            tracing::error!("the ledger is not signed: {e}");
+        }
+    }
+
+    fn try_checkpoint(&mut self) -> Result<(), NotAudited> {
+        let now = self.clock.now();
+        self.renew(now)?;
+        self.chain.checkpoint(&self.signer, now)?;
+        Ok(())
+    }
+
+    fn renew(&mut self, now: WallNanos) -> Result<(), NotAudited> {
+        if now.0.saturating_add(KEY_MARGIN_NANOS) < self.signer.expires().0 {
+            return Ok(());
+        }
+        let broken = |e: String| NotAudited::Broken(e);
+        let seed = random().map_err(|e| broken(e.to_string()))?;
+        let epoch = self.chain.key_epoch().max(Some(self.signer.record().epoch));
+        // Asked for as of the margin, so that a key about to end is not handed out again.
+        let later = WallNanos(now.0.saturating_add(KEY_MARGIN_NANOS));
+        let signer = self.keys.signer(self.chain.writer(), epoch, later, seed);
+        self.signer = signer.map_err(|e| broken(e.to_string()))?;
+        Ok(())
+    }
+
+    /// The orderly end: `writer close` is the last entry, and signed. Lets go of the chain's lock.
+    fn close(mut self) -> Result<(), NotAudited> {
+        self.commit(vec![], vec![]);
+        let now = self.clock.now();
+        self.renew(now)?;
+        self.chain.close(&self.signer, now)?;
+        Ok(())
+    }
+
+    /// An end with reads still open: signed, not closed, so that the next opening gives them their outcomes.
+    fn leave(mut self) -> Result<(), NotAudited> {
+        self.try_checkpoint()
+    }
+}
