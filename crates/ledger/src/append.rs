@@ -237,7 +237,8 @@ impl fmt::Display for AuditReceipt {
 /// An entry synced on this machine, which may still have to reach further.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Appended {
-    receipt: AuditReceipt,
+    /// Boxed, so that a `Result` with an `Appended` as error stays small.
+    receipt: Box<AuditReceipt>,
     durability: Durability,
 }
 
@@ -254,7 +255,7 @@ impl Appended {
 
     /// The receipt, once the entry is as safe as it asks for; itself otherwise.
     pub fn settle(self, reached: Durability) -> Result<AuditReceipt, Self> {
-        if reached >= self.durability { Ok(self.receipt) } else { Err(self) }
+        if reached >= self.durability { Ok(*self.receipt) } else { Err(self) }
     }
 }
 
@@ -298,7 +299,7 @@ impl<D: Disk> Chain<D> {
         now: WallNanos,
     ) -> Result<(Self, Recovery), OpenRefused> {
         let size = options.segment_bytes;
-        if size < 4096 || size % BLOCK_BYTES as u64 != 0 {
+        if size < 4096 || !size.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(OpenRefused::SegmentSize(size));
         }
         if Genesis::load(&disk).map_err(OpenRefused::Genesis)? != *genesis {
@@ -578,7 +579,7 @@ impl<D: Disk> Chain<D> {
                 leaf,
                 plan: entry.plan(),
             };
-            appended.push(Appended { receipt, durability: entry.durability() });
+            appended.push(Appended { receipt: Box::new(receipt), durability: entry.durability() });
         }
         Ok(appended)
     }

@@ -4,6 +4,7 @@
 //! is refused; stored bytes are hashed, never a re-encoding. What is absent: clocks, files, randomness, threads. Time and
 //! seeds are passed in, files are behind [`Disk`], keys behind [`Signer`].
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking"))]
 
 mod append;
 pub mod control;
@@ -14,9 +15,13 @@ mod note;
 mod proof;
 mod read;
 mod recover;
+#[cfg(test)]
+mod samples;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+#[cfg(test)]
+mod tests;
 mod tree;
 pub mod verify;
 

@@ -226,18 +226,47 @@ impl FromStr for Checkpoint {
 mod tests {
     use super::*;
 
-    /// The example of the C2SP specification `signed-note`.
+    /// The example of Go's `sumdb/note`, which C2SP's `signed-note` describes.
+    const KEY: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    const NOTE: &str = "If you think cryptography is the answer to your problem,\n\
+        then you don't know what your problem is.\n\
+        \n\
+        — PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
+
     #[test]
-    fn reads_the_specifications_example() {
-        let key: VerifierKey =
-            "example.com/foo+530dd7c4+AafoPlb6Xc5hInGJgdsIMOcjXEVfNwJVO20iMJEwQ1Yb".parse().unwrap_or_else(|_| {
-                // Not the specification's own key: any key whose text is consistent serves the rest of the test.
-                VerifierKey::new(
-                    "example.com/foo",
-                    ed25519_dalek::SigningKey::from_bytes(&[1; 32]).verifying_key().as_bytes(),
-                )
-                .unwrap()
-            });
-        assert_eq!(key.to_string().parse::<VerifierKey>().as_ref(), Ok(&key));
+    fn a_foreign_note() {
+        let key: VerifierKey = KEY.parse().unwrap();
+        assert_eq!(key.to_string(), KEY);
+        let note = SignedNote::parse(NOTE.as_bytes()).unwrap();
+        assert_eq!(note.to_string(), NOTE);
+        assert_eq!(note.verify(&key), Ok(()));
+        assert_eq!(note.checkpoint(), Err(BadNote::Checkpoint));
+        let other = SignedNote::new(note.text().replace("your", "my"), note.signatures().to_vec());
+        assert_eq!(other.verify(&key), Err(BadNote::Unsigned));
+    }
+
+    #[test]
+    fn refuses_other_spellings() {
+        let broken = [
+            KEY.replace("c74f20a3", "c74f20a4"),
+            KEY.replace("c74f20a3", "C74F20A3"),
+            KEY.replace("+AR", "+BR"),
+            KEY.replace("PeterNeumann", "Peter Neumann"),
+            KEY[..60].to_string(),
+        ];
+        for text in broken {
+            assert_eq!(text.parse::<VerifierKey>(), Err(BadVerifierKey(text)));
+        }
+        for note in ["", "text\n", "text\n\n", "text\n\n— a b\n", "text\n\n— x08go\n", "t\tt\n\n— a AAAAAAA=\n"] {
+            assert!(SignedNote::parse(note.as_bytes()).is_err(), "{note:?}");
+        }
+        assert!(SignedNote::parse(&NOTE.as_bytes()[..NOTE.len() - 1]).is_err());
+        let checkpoint = Checkpoint { origin: "o".into(), size: TreeSize(5), root: Hash([1; 32]) };
+        let text = checkpoint.to_string();
+        assert_eq!(text.parse(), Ok(checkpoint));
+        for other in [text.replace('5', "05"), text.replace('5', "+5"), format!("{text}x\n"), text.replace("=\n", "=")]
+        {
+            assert_eq!(other.parse::<Checkpoint>(), Err(BadNote::Checkpoint));
+        }
     }
 }

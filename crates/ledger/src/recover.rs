@@ -225,9 +225,8 @@ impl Scan<'_> {
             return Ok(());
         }
         // Behind a segment that a later one has cut short there may be whole frames that nobody was told of.
-        let later = |at: &usize| parse_frame(&rest[*at..], &header.salt).is_some();
-        if is_last && let Some(at) = (BLOCK_BYTES..used).step_by(BLOCK_BYTES).find(later) {
-            let _ = at;
+        let later = |at: usize| parse_frame(&rest[at..], &header.salt).is_some();
+        if is_last && (BLOCK_BYTES..used).step_by(BLOCK_BYTES).any(later) {
             return self.damaged(number, offset, "a valid frame follows");
         }
         if used > MAX_FRAME_BYTES {

@@ -200,7 +200,9 @@ pub(crate) mod tests {
         ];
         assert_eq!(Sha2::empty().to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         let mut tree = Tree::<Sha2>::new();
-        entries.iter().for_each(|e| drop(tree.append(e)));
+        for entry in entries {
+            tree.append(entry);
+        }
         assert_eq!(tree.root().to_string(), "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328");
     }
 }

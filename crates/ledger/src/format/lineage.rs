@@ -27,6 +27,7 @@ pub fn lineage_hash(lineage: &Lineage) -> Hash {
     Sha3::digest(&[&to_bytes(&lineage_to_value(lineage))])
 }
 
+type Flows = (Vec<(Direct, AtomIx)>, Vec<Influence>);
 type Groups = BTreeMap<u64, BTreeSet<AtomIx>>;
 
 const DIRECT: [Direct; 3] = [Direct::Identity, Direct::Transformation, Direct::Aggregation];
@@ -139,7 +140,7 @@ fn group(direct: &[(Direct, AtomIx)], indirect: &[Influence]) -> Coded {
     Coded(groups)
 }
 
-fn ungroup(coded: Coded) -> Result<(Vec<(Direct, AtomIx)>, Vec<Influence>), Unexpected> {
+fn ungroup(coded: Coded) -> Result<Flows, Unexpected> {
     let (mut direct, mut indirect) = (vec![], vec![]);
     for (code, atoms) in coded.0 {
         match (direct_of(code), indirect_of(code)) {

@@ -319,3 +319,176 @@ fn check_hops(lineage: &Lineage) -> Result<(), EncodeError> {
     let none = lineage.hops.is_empty() && lineage.outputs.iter().all(|o| o.hops.is_empty());
     if none { Ok(()) } else { Err(EncodeError::UnsealedHops) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{samples, sim::SimDisk, tree::TreeHash};
+    use custody_model::{FieldId, Hop, RunState};
+    use std::{collections::HashMap, sync::Arc};
+
+    struct One(BlobRef, Vec<u8>);
+
+    impl Blobs for One {
+        fn get(&self, blob: &BlobRef) -> Option<Vec<u8>> {
+            (blob.hash == self.0.hash).then(|| self.1.clone())
+        }
+    }
+
+    #[test]
+    fn every_kind_there_and_back() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for entry in samples::entries() {
+            let Encoded { entry: bytes, blob } = encode(&entry).unwrap();
+            assert!(blob.is_none());
+            assert_eq!(decode(bytes.as_bytes(), &NoBlobs).as_ref(), Ok(&entry));
+            assert_eq!(bytes.leaf(), Sha3::digest(&[&[0], bytes.as_bytes()]));
+            assert_eq!(peek_two(bytes.as_bytes()), Some((1, entry.kind() as u64)));
+            let plan = matches!(entry.kind(), Kind::ReadIntent | Kind::Read).then_some(Hash([5; 32]));
+            assert_eq!((bytes.id(), bytes.kind(), bytes.plan()), (entry.id, entry.kind(), plan));
+            let copy = EntryBytes::copied(bytes.as_bytes().to_vec(), &NoBlobs).unwrap();
+            assert_eq!((copy.as_bytes(), copy.plan()), (bytes.as_bytes(), None));
+            kinds.insert(entry.kind());
+        }
+        assert_eq!(kinds, Kind::ALL.into_iter().collect());
+    }
+
+    /// The bytes of every sample are frozen. `UPDATE_GOLDEN=1` writes the file anew; read the difference.
+    #[test]
+    fn golden_bytes() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/ledger/entries.hex");
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let line = |e: Entry| format!("{} {}\n", e.kind().word(), hex(encode(&e).unwrap().entry.as_bytes()));
+        let found: String = samples::entries().into_iter().map(line).collect();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, &found).unwrap();
+        }
+        let golden = std::fs::read_to_string(path).unwrap();
+        for (found, golden) in found.lines().zip(golden.lines()) {
+            assert_eq!(found, golden);
+        }
+        assert_eq!(found.len(), golden.len());
+    }
+
+    /// No single changed, added or removed byte gives the same entry, and what still decodes is itself canonical.
+    #[test]
+    fn one_entry_one_encoding() {
+        for entry in samples::entries().iter().step_by(7) {
+            let bytes = encode(entry).unwrap().entry;
+            let bytes = bytes.as_bytes();
+            let check = |changed: Vec<u8>| {
+                if let Ok(other) = decode(&changed, &NoBlobs) {
+                    assert_ne!(&other, entry);
+                    let again = encode(&other).unwrap();
+                    assert_eq!(again.entry.as_bytes(), changed, "two encodings of one entry");
+                }
+            };
+            for at in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut changed = bytes.to_vec();
+                    changed[at] ^= 1 << bit;
+                    check(changed);
+                }
+                check(bytes[..at].to_vec());
+                check([&bytes[..at], &[0], &bytes[at..]].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_absence_says() {
+        let map = |pairs: Vec<(u64, Value)>| to_bytes(&Value::Map(pairs));
+        let Value::Map(sound) = from_bytes(samples::encoded(1, Payload::ReadProgress(1)).as_bytes()).unwrap() else {
+            panic!("an entry is a map")
+        };
+        let with = |key: u64, value: Option<Value>| {
+            let mut pairs: Vec<_> = sound.iter().filter(|(k, _)| *k != key).cloned().collect();
+            pairs.extend(value.map(|v| (key, v)));
+            pairs.sort_by_key(|(k, _)| *k);
+            decode(&map(pairs), &NoBlobs).unwrap_err().to_string()
+        };
+        let empty = Value::Array(vec![]);
+        assert_eq!(with(8, Some(empty)), "unexpected content at key 8: empty where absence says it");
+        assert_eq!(
+            with(11, Some(Value::Map(vec![(4, Value::Bool(false))]))),
+            "unexpected content at key 11.4: false where absence says it"
+        );
+        assert_eq!(
+            with(10, Some(Value::Map(vec![(9, Value::Uint(0))]))),
+            "unexpected content at key 10.9: the default where absence says it"
+        );
+        assert_eq!(
+            with(10, Some(Value::Map(vec![(3, Value::Text(String::new()))]))),
+            "unexpected content at key 10.3: empty where absence says it"
+        );
+        assert_eq!(with(99, Some(Value::Uint(0))), "unexpected content at key 99: unknown key");
+        assert_eq!(with(7, None), "unexpected content at key 7: missing");
+        assert_eq!(with(12, None), "unexpected content at key 12: expected either a payload or its blob");
+        assert_eq!(with(1, Some(Value::Uint(99))), "unexpected content at key 1: unknown kind 99");
+        assert_eq!(with(0, Some(Value::Uint(2))), "entry schema 2 is newer than this binary reads (1)");
+        assert!(from_bytes(&[0xa1, 0x18, 0x01, 0x00]).is_err());
+    }
+
+    #[test]
+    fn long_payloads_become_blobs() {
+        let mut intent = samples::intent(1);
+        intent.statement = Some(samples::sealed(60_000));
+        let entry = samples::full(1, Payload::ReadIntent(intent));
+        let Encoded { entry: bytes, blob } = encode(&entry).unwrap();
+        let (reference, content) = blob.unwrap();
+        assert!(bytes.as_bytes().len() < 2000 && reference.length == content.len() as u64);
+        assert_eq!((bytes.plan(), bytes.kind()), (Some(Hash([5; 32])), Kind::ReadIntent));
+        let read = |blobs: &dyn Blobs| decode(bytes.as_bytes(), blobs);
+        assert_eq!(read(&NoBlobs), Err(DecodeError::BlobMissing(reference.hash)));
+        let mut damaged = content.clone();
+        damaged[9] ^= 1;
+        assert_eq!(read(&One(reference, damaged)), Err(DecodeError::BlobDamaged(reference.hash)));
+        assert_eq!(read(&One(reference, content.clone())), Ok(entry.clone()));
+        let disk = SimDisk::new();
+        assert_eq!(crate::put_blob(&disk, &content).unwrap(), reference);
+        assert!(disk.tamper(&crate::blob_path(&reference), |b| b.truncate(4)));
+        assert_eq!(crate::put_blob(&disk, &content).unwrap(), reference);
+        assert_eq!(read(&crate::DiskBlobs(&disk)), Ok(entry.clone()));
+
+        let mut endless = entry;
+        endless.trace = Some("x".repeat(70_000));
+        let error = encode(&endless).unwrap_err();
+        assert!(error.to_string().ends_with("exceeds 65535"), "{error}");
+    }
+
+    #[test]
+    fn refuses_to_record_what_would_not_come_back() {
+        let field = arrow_schema::Field::new("x", arrow_schema::DataType::Int32, true)
+            .with_metadata(HashMap::from([("PARQUET:field_id".to_string(), "1".to_string())]));
+        let mut publish = samples::payloads().into_iter().find_map(|p| match p {
+            Payload::Publish(publish) => Some(publish),
+            _ => None,
+        });
+        let publish = publish.as_mut().unwrap();
+        publish.definition.columns[0].data_type = arrow_schema::DataType::List(Arc::new(field));
+        assert_eq!(publish.definition.columns[0].field, FieldId(1));
+        let error = encode(&samples::bare(1, Payload::Publish(publish.clone()))).unwrap_err();
+        assert!(matches!(error, EncodeError::ColumnType { .. }), "{error}");
+
+        let mut lineage = samples::lineage();
+        lineage.hops = vec![Hop { node: 0, output: 0, from: vec![], text: "x = 'secret'".into() }];
+        let record = custody_model::LineageRecord { identity: Hash([1; 32]), hash: lineage_hash(&lineage), lineage };
+        let error = encode(&samples::bare(1, Payload::Lineage(record))).unwrap_err();
+        assert_eq!(error, EncodeError::UnsealedHops);
+        assert_eq!(RunState::ALL.len(), 4);
+    }
+
+    #[test]
+    fn lineage_hash_ignores_order_and_hops_only() {
+        let one = samples::lineage();
+        let mut other = one.clone();
+        other.dataset.reverse();
+        other.evaluated.reverse();
+        other.outputs[0].direct.reverse();
+        other.outputs[0].hops = vec![0];
+        other.hops = vec![Hop { node: 0, output: 0, from: vec![], text: "x".into() }];
+        assert_eq!(lineage_hash(&one), lineage_hash(&other));
+        other.exact = false;
+        assert_ne!(lineage_hash(&one), lineage_hash(&other));
+    }
+}
