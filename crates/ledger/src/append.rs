@@ -11,7 +11,7 @@
 //! Deliberately absent: tiles, segments prepared ahead and the reserve, merging of heads.
 
 use crate::{
-    disk::{Disk, DiskError, DiskLock, put_blob},
+    disk::{Disk, DiskError, DiskLock},
     format::{Effect, EncodeError, EntryBytes, MAX_ENTRY_BYTES, encode},
     keys::{Genesis, KeyError, SignFailed, Signer},
     note::{Checkpoint, NoteSignature, SignedNote, writer_origin},
@@ -482,6 +482,9 @@ impl<D: Disk> Chain<D> {
         }
         let reason = self.roll;
         if reason.is_some() {
+            if reason == Some(SegmentReason::NoSpace) {
+                all.insert(0, self.own_entry(Payload::Writer(WriterEvent::NoSpace), now)?);
+            }
             let open = self.open_entry(&[], now)?;
             all.insert(0, open);
         }
@@ -542,7 +545,10 @@ impl<D: Disk> Chain<D> {
         self.roll = Some(reason);
         match self.disk.create_new(&segment_path(&writer, number), &header.to_bytes(), self.options.segment_bytes) {
             Ok(()) => {}
-            Err(error) if error.is_no_space() => return Err(CommitFailed::NoSpace(error)),
+            Err(error) if error.is_no_space() => {
+                self.roll = Some(SegmentReason::NoSpace);
+                return Err(CommitFailed::NoSpace(error));
+            }
             Err(error) => return Err(self.poison(&error)),
         }
         (self.number, self.salt, self.offset, self.previous) = (number, salt, BLOCK_BYTES as u64, header.hash());
@@ -618,14 +624,10 @@ impl<D: Disk> Chain<D> {
             measure: Measure::default(),
             payload,
         };
-        let encoded = encode(&entry)?;
-        if let Some((_, bytes)) = &encoded.blob {
-            put_blob(&self.disk, bytes).map_err(|e| match e.is_no_space() {
-                true => CommitFailed::NoSpace(e),
-                false => CommitFailed::Disk(e),
-            })?;
-        }
-        Ok(encoded.entry)
+        encode(&entry)?.store(&self.disk).map_err(|e| match e.is_no_space() {
+            true => CommitFailed::NoSpace(e),
+            false => CommitFailed::Disk(e),
+        })
     }
 
     /// The next 32 bytes out of the seed.

@@ -10,6 +10,7 @@ mod append;
 pub mod control;
 mod disk;
 pub mod format;
+mod frames;
 mod keys;
 mod note;
 mod proof;

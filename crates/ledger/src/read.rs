@@ -6,11 +6,9 @@
 use crate::{
     disk::{Disk, DiskBlobs, DiskError},
     format::{DecodeError, decode},
+    frames::Frames,
     note::SignedNote,
-    segment::{
-        BLOCK_BYTES, BadHeader, FRAME_HEAD_BYTES, SegmentHeader, checkpoint_path, frame_total, parse_frame,
-        segment_path, writer_folder,
-    },
+    segment::{BLOCK_BYTES, BadHeader, SegmentHeader, checkpoint_path, segment_path, writer_folder},
     tree::{Sha3, TreeHash},
 };
 use custody_model::{Hash, Seq, StoredEntry, WriterId};
@@ -151,33 +149,18 @@ impl<D: Disk> Reader<D> {
         at: &mut Position,
         out: &mut Vec<StoredEntry>,
     ) -> Result<(), ReadFailed> {
-        const WINDOW: usize = 256 * 1024;
-        let path = segment_path(&header.writer, header.number);
-        let (mut window, mut start): (Vec<u8>, usize) = (vec![], 0);
-        while at.offset < limit {
-            let wanted = window.get(start..).and_then(|w| frame_total(w, &header.salt)).unwrap_or(FRAME_HEAD_BYTES);
-            if window.len().saturating_sub(start) < wanted || window.len() < start + FRAME_HEAD_BYTES {
-                let left = usize::try_from(limit - at.offset).unwrap_or(usize::MAX);
-                let head = self.disk.read_at(&path, at.offset, left.min(WINDOW))?;
-                let total = frame_total(&head, &header.salt).unwrap_or(0);
-                window = if total > head.len() { self.disk.read_at(&path, at.offset, total.min(left))? } else { head };
-                start = 0;
-            }
-            let Some(frame) = parse_frame(&window[start..], &header.salt) else { return Ok(()) };
-            let count = frame.entries.len() as u64;
+        let mut frames = Frames::new(&self.disk, header, at.offset, limit);
+        while let Some(found) = frames.next()? {
             // After a failed sync entries come again under their seqs; a reader that has seen them passes over them.
-            if frame.first_seq > at.seq {
+            let first = found.frame.first_seq;
+            if first > at.seq {
                 return self.damaged(&header.writer, at, "wrong seq");
             }
-            for (range, seq) in frame.entries.iter().zip(frame.first_seq..) {
-                if seq >= at.seq {
-                    let raw = window[start + range.start..start + range.end].to_vec();
-                    out.push(self.stored(&header.writer, Seq(seq), raw)?);
-                }
+            for (raw, seq) in found.entries().zip(first..).skip_while(|(_, seq)| *seq < at.seq) {
+                out.push(self.stored(&header.writer, Seq(seq), raw.to_vec())?);
             }
-            at.seq = at.seq.max(frame.first_seq + count);
-            at.offset += frame.total as u64;
-            start += frame.total;
+            at.seq = at.seq.max(first + found.frame.entries.len() as u64);
+            at.offset = found.offset + found.frame.total as u64;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use crate::{
     append::{MAX_FRAME_BYTES, OpenRefused, TornTail, apply},
     disk::{Disk, DiskBlobs, DiskError},
     format::{Effect, decode, peek_two},
+    frames::Frames,
     keys::Genesis,
     note::{Checkpoint, SignedNote, writer_origin},
     segment::{
@@ -56,6 +57,9 @@ impl Torn {
     }
 }
 
+/// What most of a segment's tail looks like.
+const TAIL_WINDOW: &[u8] = &[0; 1 << 18];
+
 struct Scan<'a> {
     disk: &'a dyn Disk,
     writer: &'a WriterId,
@@ -64,6 +68,8 @@ struct Scan<'a> {
     found: Scanned,
     /// The last entry's bytes.
     last: Vec<u8>,
+    /// Entries about reads since the newest `writer open`, which says how things stood.
+    reads: Vec<(Seq, Vec<u8>)>,
 }
 
 /// Reads a writer's folder.
@@ -82,7 +88,7 @@ pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Res
         torn: None,
     };
     let checkpoint = load_checkpoint(disk, writer, genesis)?;
-    let mut scan = Scan { disk, writer, log_id: genesis.log_id(), checkpoint, found, last: vec![] };
+    let mut scan = Scan { disk, writer, log_id: genesis.log_id(), checkpoint, found, last: vec![], reads: vec![] };
     let headers = scan.headers()?;
     // Where the newest frame ends, and where its segment's file may hold a torn rest.
     let mut tail = None;
@@ -152,20 +158,17 @@ impl Scan<'_> {
         if number == 1 && header.previous_length != 0 {
             return self.damaged(number, 0, "the first segment says that there is one before");
         }
-        let (path, end) = (segment_path(self.writer, number), limit.unwrap_or(header.size));
-        let bytes = self.disk.read_at(&path, 0, usize::try_from(end).unwrap_or(usize::MAX))?;
-        let mut at = BLOCK_BYTES;
+        let mut frames = Frames::new(self.disk, header, BLOCK_BYTES as u64, limit.unwrap_or(header.size));
         let mut previous = header.hash();
-        while at < bytes.len() {
-            let Some(frame) = parse_frame(&bytes[at..], &header.salt) else { break };
-            let offset = at as u64;
+        while let Some(found) = frames.next()? {
+            let (offset, frame) = (found.offset, &found.frame);
             if frame.first_seq != self.found.tree.size().0 {
                 return self.damaged(number, offset, "wrong seq");
             }
             if frame.previous != previous {
                 return self.damaged(number, offset, "wrong previous hash");
             }
-            let entries: Vec<&[u8]> = frame.entries.iter().map(|r| &bytes[at + r.start..at + r.end]).collect();
+            let entries: Vec<&[u8]> = found.entries().collect();
             let mut leaves = vec![Hash::default(); entries.len()];
             Sha3::leaves(&entries, &mut leaves);
             if leaves_root(&leaves) != frame.leaves_root {
@@ -176,14 +179,14 @@ impl Scan<'_> {
             }
             (previous, self.found.frame) = (frame.hash, frame.hash);
             self.found.wall = self.found.wall.max(frame.wall);
-            at += frame.total;
         }
-        if limit.is_some_and(|limit| limit != at as u64) {
-            return self.damaged(number, at as u64, "a frame is damaged");
+        let at = frames.offset();
+        if limit.is_some_and(|limit| limit != at) {
+            return self.damaged(number, at, "a frame is damaged");
         }
-        (self.found.number, self.found.length) = (number, at as u64);
+        (self.found.number, self.found.length) = (number, at);
         self.found.incarnation = header.incarnation;
-        Ok(at > BLOCK_BYTES)
+        Ok(at > BLOCK_BYTES as u64)
     }
 
     fn entry(&mut self, bytes: &[u8], leaf: Hash, segment: u64, offset: u64) -> Result<(), OpenRefused> {
@@ -197,19 +200,25 @@ impl Scan<'_> {
             return Err(OpenRefused::CheckpointDisagrees { writer: self.writer.clone(), size: checkpoint.size.0 });
         }
         let kind = peek_two(bytes).and_then(|(_, kind)| u16::try_from(kind).ok()).and_then(Kind::from_number);
-        let telling = [Kind::Key, Kind::Writer, Kind::ReadIntent, Kind::ReadProgress, Kind::ReadOutcome];
-        if !kind.is_some_and(|kind| telling.contains(&kind)) {
-            return Ok(());
+        match kind {
+            Some(Kind::ReadIntent | Kind::ReadProgress | Kind::ReadOutcome) => {
+                self.reads.push((seq, bytes.to_vec()));
+                return Ok(());
+            }
+            Some(Kind::Key | Kind::Writer) => {}
+            _ => return Ok(()),
         }
         let Ok(entry) = decode(bytes, &DiskBlobs(self.disk)) else {
             return self.damaged(segment, offset, "an entry cannot be read");
         };
-        match &entry.payload {
-            Payload::Key(record) => self.found.key = Some((record.epoch, record.vkey.clone())),
+        match entry.payload {
+            Payload::Key(record) => self.found.key = Some((record.epoch, record.vkey)),
             Payload::Writer(WriterEvent::Open { open, .. }) => {
-                self.found.open = open.iter().map(|o| (o.seq, o.clone())).collect();
+                // It says which reads are open at that moment: nothing before it matters any more.
+                self.reads.clear();
+                self.found.open = open.into_iter().map(|o| (o.seq, o)).collect();
             }
-            _ => apply(&mut self.found.open, seq, entry.id, Effect::of(&entry)),
+            _ => {}
         }
         Ok(())
     }
@@ -217,13 +226,23 @@ impl Scan<'_> {
     /// What comes after the newest frame, in its segment.
     fn tail(&mut self, header: &SegmentHeader, offset: u64, is_last: bool) -> Result<(), OpenRefused> {
         let (number, path) = (header.number, segment_path(self.writer, header.number));
-        let length = usize::try_from(header.size - offset).unwrap_or(usize::MAX);
-        let mut rest = self.disk.read_at(&path, offset, length)?;
-        let used = rest.iter().rposition(|b| *b != 0).map_or(0, |last| (last + 1).next_multiple_of(BLOCK_BYTES));
-        rest.truncate(used);
+        let mut used = 0;
+        for at in (offset..header.size).step_by(TAIL_WINDOW.len()) {
+            let window = self.disk.read_at(&path, at, TAIL_WINDOW.len())?;
+            // Whole windows of zeros, which is nearly all of them, are told by one comparison.
+            if TAIL_WINDOW.get(..window.len()) != Some(&window[..]) {
+                let last = window.iter().rposition(|b| *b != 0).unwrap_or(0) as u64;
+                used = (at - offset + last + 1).next_multiple_of(BLOCK_BYTES as u64);
+            }
+        }
         if used == 0 {
             return Ok(());
         }
+        if used > MAX_FRAME_BYTES as u64 && !is_last {
+            return self.damaged(number, offset, "more than one frame follows");
+        }
+        let used = usize::try_from(used).unwrap_or(usize::MAX);
+        let rest = self.disk.read_at(&path, offset, used)?;
         // Behind a segment that a later one has cut short there may be whole frames that nobody was told of.
         let later = |at: usize| parse_frame(&rest[at..], &header.salt).is_some();
         if is_last && (BLOCK_BYTES..used).step_by(BLOCK_BYTES).any(later) {
@@ -243,6 +262,12 @@ impl Scan<'_> {
                 return Err(OpenRefused::BelowCheckpoint { holds: holds.0, says: checkpoint.size.0 });
             }
             self.found.signed = checkpoint.size;
+        }
+        for (seq, bytes) in std::mem::take(&mut self.reads) {
+            let Ok(entry) = decode(&bytes, &DiskBlobs(self.disk)) else {
+                return self.damaged(self.found.number, 0, "an entry cannot be read");
+            };
+            apply(&mut self.found.open, seq, entry.id, Effect::of(&entry));
         }
         if holds.0 > 0 {
             let close = decode(&self.last, &DiskBlobs(self.disk)).map(|e| e.payload);

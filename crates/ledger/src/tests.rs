@@ -199,8 +199,10 @@ fn a_full_disk_leaves_the_chain_usable() {
     assert!(refused > 5);
     let size = chain.size();
     disk.set_full(false);
-    assert_eq!(chain.commit(&[note(99)], NOW).unwrap()[0].entry_ref().seq, Seq(size.0 + 1));
-    assert_eq!(tail(&disk).len() as u64, chain.size().0);
+    assert_eq!(chain.commit(&[note(99)], NOW).unwrap()[0].entry_ref().seq, Seq(size.0 + 2));
+    let entries = tail(&disk);
+    assert_eq!(entries.len() as u64, chain.size().0);
+    assert_eq!(entries[size.0 as usize + 1].entry.payload, Payload::Writer(WriterEvent::NoSpace));
 }
 
 #[test]

@@ -72,12 +72,12 @@ impl FileDisk {
         file: &Path,
         parts: &[&[u8]],
         size: u64,
+        suffix: &str,
         place: impl FnOnce(&Path, &Path) -> io::Result<()>,
     ) -> io::Result<()> {
         self.make_parent(file)?;
-        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = file.with_file_name(format!(".{name}.{}.{number}", std::process::id()));
+        let temporary = file.with_file_name(format!(".{name}.{}", suffix));
         let done = self.fill(&temporary, parts, size).and_then(|()| place(&temporary, file));
         if done.is_err() {
             // It may be gone already, or the disk may be beyond help; the first error is the one that tells.
@@ -85,6 +85,11 @@ impl FileDisk {
         }
         done?;
         sync_folder_of(file)
+    }
+
+    /// For temporary files: not shared with any other process or call.
+    fn suffix(&self) -> String {
+        format!("{}.{}", std::process::id(), self.temporary.fetch_add(1, Ordering::Relaxed))
     }
 
     fn fill(&self, file: &Path, parts: &[&[u8]], size: u64) -> io::Result<()> {
@@ -141,12 +146,13 @@ fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 
 impl Disk for FileDisk {
     fn create_new(&self, path: &str, head: &[u8], size: u64) -> Result<(), DiskError> {
+        // Whoever makes segments holds the writer's lock, so nobody comes in between; and what a crash left of a large
+        // temporary file has the same name and is overwritten.
         let rename = |from: &Path, to: &Path| match to.exists() {
-            // Whoever makes segments holds the writer's lock, so nobody comes in between.
             true => Err(io::ErrorKind::AlreadyExists.into()),
             false => fs::rename(from, to),
         };
-        self.place(&self.at(path), &[head], size, rename).map_err(failed("create", path))
+        self.place(&self.at(path), &[head], size, "new", rename).map_err(failed("create", path))
     }
 
     fn claim(&self, path: &str, bytes: &[u8]) -> Result<bool, DiskError> {
@@ -159,13 +165,13 @@ impl Disk for FileDisk {
             Err(error) => Err(error),
             Ok(()) => fs::remove_file(from),
         };
-        self.place(&self.at(path), &[bytes], 0, link).map_err(failed("claim", path))?;
+        self.place(&self.at(path), &[bytes], 0, &self.suffix(), link).map_err(failed("claim", path))?;
         Ok(!taken)
     }
 
     fn publish(&self, path: &str, bytes: &[u8]) -> Result<(), DiskError> {
         let rename = |from: &Path, to: &Path| fs::rename(from, to);
-        self.place(&self.at(path), &[bytes], 0, rename).map_err(failed("publish", path))
+        self.place(&self.at(path), &[bytes], 0, &self.suffix(), rename).map_err(failed("publish", path))
     }
 
     fn write_at(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {

@@ -25,7 +25,10 @@ pub use cbor::{NotCanonical, Value, from_bytes, to_bytes};
 pub use lineage::lineage_hash;
 pub use wire::Unexpected;
 
-use crate::tree::{Sha3, TreeHash};
+use crate::{
+    disk::{Disk, DiskError, put_blob},
+    tree::{Sha3, TreeHash},
+};
 use custody_model::{
     BlobRef, CatalogChange, DatasetDefinition, Durability, Entry, EntryId, Hash, Kind, Lineage, Payload,
 };
@@ -124,6 +127,16 @@ pub struct Encoded {
     pub entry: EntryBytes,
     /// Its payload, where that does not fit.
     pub blob: Option<(BlobRef, Vec<u8>)>,
+}
+
+impl Encoded {
+    /// Stores the blob, durably, where there is one; gives the entry, ready to be appended.
+    pub fn store(self, disk: &dyn Disk) -> Result<EntryBytes, DiskError> {
+        if let Some((_, bytes)) = &self.blob {
+            put_blob(disk, bytes)?;
+        }
+        Ok(self.entry)
+    }
 }
 
 /// An entry that cannot be recorded.
