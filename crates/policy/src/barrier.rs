@@ -65,6 +65,11 @@ impl Barrier {
         &self.fields
     }
 
+    /// Its columns.
+    pub fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
     /// What is below.
     pub fn input(&self) -> &Arc<LogicalPlan> {
         &self.input

@@ -1,0 +1,114 @@
+//! From logical barriers to physical ones.
+//!
+//! What holds after it: every table scan of the logical plan, subqueries included, stood under exactly one barrier.
+
+use super::exec::BarrierExec;
+use async_trait::async_trait;
+use custody_policy::{Barrier, ViewBoundary, enforce};
+use datafusion::catalog::Session;
+use datafusion::catalog::default_table_source::source_as_provider;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, internal_err, plan_err};
+use datafusion::datasource::cte_worktable::CteWorkTable;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::functions_table::generate_series::GenerateSeriesTable;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{LogicalPlan, TableScan, UserDefinedLogicalNode};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use std::{fmt, sync::Arc};
+
+/// Plans [`Barrier`] and [`ViewBoundary`].
+#[derive(Debug, Default)]
+pub struct BarrierPlanner;
+
+#[async_trait]
+impl ExtensionPlanner for BarrierPlanner {
+    async fn plan_extension(
+        &self,
+        _: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _: &[&LogicalPlan],
+        physical: &[Arc<dyn ExecutionPlan>],
+        _: &dyn Session,
+        _: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let input = |what: &str| match physical {
+            [input] => Ok(Arc::clone(input)),
+            _ => internal_err!("{what} has one input"),
+        };
+        if ViewBoundary::of(node).is_some() {
+            return input("a view").map(Some);
+        }
+        let Some(barrier) = Barrier::of(node) else { return Ok(None) };
+        let input = own_columns(barrier, input("a barrier")?)?;
+        let schema = Arc::new(barrier.schema().as_arrow().clone());
+        let exec = BarrierExec::try_new(barrier.at().clone(), barrier.grant(), barrier.open(), schema, input)?;
+        Ok(Some(Arc::new(exec)))
+    }
+}
+
+/// The input with the barrier's columns in their order, and no others.
+fn own_columns(barrier: &Barrier, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let positions = barrier.positions()?;
+    if positions.iter().copied().eq(0..input.schema().fields().len()) {
+        return Ok(input);
+    }
+    let schema = input.schema();
+    let column = |i: &usize| {
+        let name = schema.field(*i).name();
+        ProjectionExpr { expr: Arc::new(Column::new(name, *i)), alias: name.clone() }
+    };
+    Ok(Arc::new(ProjectionExec::try_new(positions.iter().map(column).collect::<Vec<_>>(), input)?))
+}
+
+/// DataFusion's planner with ours, after a look at the logical plan.
+pub struct BarrierQueryPlanner {
+    planner: DefaultPhysicalPlanner,
+}
+
+impl BarrierQueryPlanner {
+    /// With planners of other nodes.
+    pub fn new(extra: Vec<Arc<dyn ExtensionPlanner + Send + Sync>>) -> Self {
+        let mut planners: Vec<Arc<dyn ExtensionPlanner + Send + Sync>> = vec![Arc::new(BarrierPlanner)];
+        planners.extend(extra);
+        Self { planner: DefaultPhysicalPlanner::with_extension_planners(planners) }
+    }
+}
+
+impl fmt::Debug for BarrierQueryPlanner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BarrierQueryPlanner")
+    }
+}
+
+#[async_trait]
+impl QueryPlanner for BarrierQueryPlanner {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        check_scans(plan, 0)?;
+        self.planner.create_physical_plan(plan, session).await
+    }
+}
+
+/// Every scan below `plan`, subqueries included, stands under exactly one barrier.
+fn check_scans(plan: &LogicalPlan, above: usize) -> Result<()> {
+    if let LogicalPlan::TableScan(scan) = plan {
+        return match above {
+            1 => Ok(()),
+            _ if !enforce!("check.leaves", !holds_no_table(scan)) => Ok(()),
+            0 => plan_err!("table `{}` is read without a decision", scan.table_name),
+            n => plan_err!("table `{}` is read under {n} decisions", scan.table_name),
+        };
+    }
+    let above = above + usize::from(Barrier::of_plan(plan).is_some());
+    plan.apply_subqueries(|subquery| check_scans(subquery, above).map(|()| TreeNodeRecursion::Continue))?;
+    plan.inputs().into_iter().try_for_each(|input| check_scans(input, above))
+}
+
+/// Rows that a statement makes itself: a recursive query's working table, a generated series.
+fn holds_no_table(scan: &TableScan) -> bool {
+    source_as_provider(&scan.source)
+        .is_ok_and(|provider| provider.is::<CteWorkTable>() || provider.is::<GenerateSeriesTable>())
+}
