@@ -10,7 +10,7 @@ use crate::{
     flow::{Flow, Relation},
     text,
 };
-use custody_model::{Atom, DeclassificationTarget, Direct, FieldId, Indirect, Part, RuleVersion, Rung, TableVersion};
+use custody_model::{Atom, DeclassificationTarget, Direct, FieldId, Indirect, RuleVersion, Rung, TableVersion};
 use datafusion_common::ScalarValue;
 use datafusion_expr::{Expr, Filter, LogicalPlan, Operator, Projection};
 use std::rc::Rc;
@@ -97,12 +97,8 @@ fn read(w: &mut Walk<'_>, input: &LogicalPlan, expr: &Expr, by: By, env: EnvId) 
 
 /// Rules that lower what a mask at this rung leaves.
 fn rules_for(w: &Walk<'_>, rung: Rung) -> Vec<RuleVersion> {
-    let mut rules: Vec<_> = w
-        .rules
-        .iter()
-        .filter(|r| r.target == DeclassificationTarget::Mask(rung) && r.from.contains(&Part::Explicit))
-        .map(|r| r.version.clone())
-        .collect();
+    let mut rules: Vec<_> =
+        w.rules.iter().filter(|r| r.target == DeclassificationTarget::Mask(rung)).map(|r| r.version.clone()).collect();
     rules.sort();
     rules.dedup();
     rules

@@ -179,9 +179,8 @@ impl Walk<'_> {
 
     fn aggregate_function(&mut self, f: &AggregateFunction, scope: &Rc<Scope>, env: EnvId) -> Result<Flow, Refusal> {
         self.volatile |= f.func.signature().volatility == Volatility::Volatile;
-        if f.params.order_by.is_empty() && picks_by_order(&f.func) {
-            self.physical = true;
-        }
+        // Even with ORDER BY: ties stand in physical order.
+        self.physical |= picks_by_order(&f.func);
         let flow = self.aggregated(&f.params.args, f.params.filter.as_deref(), scope, env)?;
         let flow = self.sorted(flow, &f.params.order_by, Indirect::Sort, scope, env)?;
         self.declassify_aggregate(flow, f.func.name())
@@ -245,9 +244,8 @@ impl Walk<'_> {
             }
         };
         self.volatile |= volatility == Volatility::Volatile;
-        if params.order_by.is_empty() && picks {
-            self.physical = true;
-        }
+        // Even with ORDER BY: ties stand in physical order.
+        self.physical |= picks;
         let mut keys = SetId::EMPTY;
         for key in params.partition_by.iter().chain(params.order_by.iter().map(|sort| &sort.expr)) {
             let by = self.expr(key, scope, env)?;
@@ -306,17 +304,16 @@ impl Walk<'_> {
         )
     }
 
-    /// Replaces the atoms of a matching expression by copies that carry the rule.
+    /// Replaces the atoms of a matching expression by copies that carry the rule; which part of a label it lowers is
+    /// for `labels` to say.
     fn declassify(
         &mut self,
         mut flow: Flow,
         matches: impl Fn(&DeclassificationTarget) -> bool,
     ) -> Result<Flow, Refusal> {
         for rule in self.rules.iter().filter(|r| matches(&r.target)) {
-            if rule.from.contains(&Part::Explicit) {
-                for set in &mut flow.direct {
-                    *set = self.with_rule(*set, rule)?;
-                }
+            for set in &mut flow.direct {
+                *set = self.with_rule(*set, rule)?;
             }
             if rule.from.contains(&Part::Implicit) {
                 for set in &mut flow.field {

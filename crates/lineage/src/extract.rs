@@ -292,7 +292,7 @@ impl<'a> Walk<'a> {
         let outer = mem::replace(&mut self.used, Used::NOTHING);
         let physical = mem::replace(&mut self.physical, false);
         let relation = Rc::new(node::walk(self, plan, env)?);
-        if relation.cols.len() != node::names(plan).len() {
+        if relation.cols.len() != node::width(plan) {
             return Err(Refusal::Malformed(plan.display().to_string()));
         }
         let here = self.env(env);
@@ -396,7 +396,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn outer_all(&mut self, env: EnvId) -> SetId {
         let env = self.env(env);
         let mut all = SetId::EMPTY;
-        for frame in env.frames.iter().chain(&env.lateral) {
+        for frame in &env.frames {
             self.used.frame = 0;
             let Some(scope) = self.frames.get(*frame as usize).cloned() else { continue };
             for (_, relation) in &scope.parts {

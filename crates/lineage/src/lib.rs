@@ -19,6 +19,11 @@ mod node;
 mod text;
 mod view;
 
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod witness;
+
 pub use error::{Refusal, require_exact};
 pub use extract::extract;
 pub use label::labels;

@@ -38,6 +38,20 @@ pub(crate) fn names(plan: &LogicalPlan) -> Vec<String> {
     }
 }
 
+/// How many outputs there are.
+pub(crate) fn width(plan: &LogicalPlan) -> usize {
+    match plan {
+        LogicalPlan::Explain(e) => width(&e.plan),
+        LogicalPlan::Analyze(a) => width(&a.input),
+        LogicalPlan::Copy(c) => width(&c.input),
+        LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(c)) => width(&c.input),
+        LogicalPlan::Ddl(DdlStatement::CreateView(c)) => width(&c.input),
+        LogicalPlan::Dml(d) if d.op == WriteOp::Ctas => width(&d.input),
+        LogicalPlan::Dml(d) => d.target.schema().fields().len(),
+        _ => plan.schema().fields().len(),
+    }
+}
+
 /// One node.
 pub(crate) fn walk(w: &mut Walk<'_>, plan: &LogicalPlan, env: EnvId) -> Result<Relation, Refusal> {
     let id = w.number(plan);
@@ -52,7 +66,6 @@ pub(crate) fn walk(w: &mut Walk<'_>, plan: &LogicalPlan, env: EnvId) -> Result<R
             let mut out = (*input).clone();
             let set = w.decides(&mut out, Indirect::Filter, &f.predicate, &scope, env)?;
             w.decider(id, 0, Indirect::Filter, set, || text::of_many([&f.predicate]));
-            promote(w, &mut out, &input);
             Ok(out)
         }
         LogicalPlan::Join(j) => join(w, j, id, env),
@@ -118,18 +131,29 @@ fn rows_of(input: &Relation) -> Relation {
     Relation { cols: vec![], ..input.clone() }
 }
 
-/// Where rows were picked by physical order: keys of the windows below, which set it, decide rows.
-fn promote(w: &mut Walk<'_>, out: &mut Relation, input: &Relation) {
-    if std::mem::take(&mut w.physical) {
-        promote_always(w, out, input);
-    }
-}
-
-fn promote_always(w: &mut Walk<'_>, out: &mut Relation, input: &Relation) {
+/// Keys of the windows below, which set the physical order of rows.
+fn order_below(w: &mut Walk<'_>, input: &Relation) -> SetId {
     let mut keys = input.windows;
     for flow in &input.cols {
         keys = w.sets.union(keys, flow.windows);
     }
+    keys
+}
+
+/// Where a value was picked by physical order, what sets it decides the value.
+fn ordered(w: &mut Walk<'_>, flow: &mut Flow, input: &Relation) -> bool {
+    let picked = std::mem::take(&mut w.physical);
+    if picked {
+        let keys = order_below(w, input);
+        w.sets.add(&mut flow.field, Indirect::Window, keys);
+        flow.windows = w.sets.union(flow.windows, keys);
+    }
+    picked
+}
+
+/// Where rows are picked by physical order, what sets it decides them.
+fn promote(w: &mut Walk<'_>, out: &mut Relation, input: &Relation) {
+    let keys = order_below(w, input);
     w.sets.add(&mut out.dataset, Indirect::Window, keys);
 }
 
@@ -240,9 +264,10 @@ fn projection(w: &mut Walk<'_>, p: &Projection, id: u32, env: EnvId) -> Result<R
     let scope = scope_of(&p.input, &input);
     let mut out = rows_of(&input);
     for (i, expr) in p.expr.iter().enumerate() {
-        out.cols.push(w.value(expr, &scope, env, (id, i as u32))?);
+        let mut flow = w.value(expr, &scope, env, (id, i as u32))?;
+        ordered(w, &mut flow, &input);
+        out.cols.push(flow);
     }
-    promote(w, &mut out, &input);
     Ok(out)
 }
 
@@ -290,12 +315,23 @@ fn aggregate(w: &mut Walk<'_>, a: &Aggregate, id: u32, env: EnvId) -> Result<Rel
     if grouping_id {
         out.cols.push(Flow::default());
     }
+    // An ORDER BY of one aggregate sorts the rows that another picks from.
+    let mut picked = vec![];
+    let mut sorts = SetId::EMPTY;
     for expr in &a.aggr_expr {
         let at = (id, out.cols.len() as u32);
-        let flow = w.value(expr, &scope, env, at)?;
+        let mut flow = w.value(expr, &scope, env, at)?;
+        if ordered(w, &mut flow, &input) {
+            picked.push(out.cols.len());
+            sorts = w.sets.union(sorts, flow.field[Indirect::Sort as usize]);
+        }
         out.cols.push(flow);
     }
-    promote(w, &mut out, &input);
+    for (at, flow) in out.cols.iter_mut().enumerate() {
+        if picked.contains(&at) {
+            w.sets.add(&mut flow.field, Indirect::Sort, sorts);
+        }
+    }
     // A rule lowers what decides the node's rows only where every aggregate of the node carries it.
     for rule in w.rules.iter().filter(|r| r.from.contains(&Part::Implicit)) {
         let DeclassificationTarget::Aggregates(names) = &rule.target else { continue };
@@ -318,10 +354,10 @@ fn window(w: &mut Walk<'_>, x: &Window, id: u32, env: EnvId) -> Result<Relation,
     let mut out = (*input).clone();
     for expr in &x.window_expr {
         let at = (id, out.cols.len() as u32);
-        let flow = w.value(expr, &scope, env, at)?;
+        let mut flow = w.value(expr, &scope, env, at)?;
+        ordered(w, &mut flow, &input);
         out.cols.push(flow);
     }
-    promote(w, &mut out, &input);
     Ok(out)
 }
 
@@ -343,9 +379,7 @@ fn distinct_on(w: &mut Walk<'_>, d: &DistinctOn, id: u32, env: EnvId) -> Result<
         w.decider(id, place, Indirect::Sort, set, || text::of_many([&key.expr]));
         place += 1;
     }
-    if d.sort_expr.is_none() {
-        promote_always(w, &mut out, &input);
-    }
+    // Even with ORDER BY: ties stand in physical order.
     promote(w, &mut out, &input);
     Ok(out)
 }
@@ -359,9 +393,8 @@ fn sort(w: &mut Walk<'_>, s: &Sort, id: u32, env: EnvId) -> Result<Relation, Ref
         w.decider(id, i as u32, Indirect::Sort, set, || text::of_many([&key.expr]));
     }
     if s.fetch.is_some() {
-        promote_always(w, &mut out, &input);
+        promote(w, &mut out, &input);
     }
-    promote(w, &mut out, &input);
     Ok(out)
 }
 
@@ -376,9 +409,8 @@ fn limit(w: &mut Walk<'_>, l: &Limit, id: u32, env: EnvId) -> Result<Relation, R
     }
     let text = || text::limit(l.skip.as_deref(), l.fetch.as_deref());
     w.decider(id, 0, Indirect::Filter, set, text);
-    promote_always(w, &mut out, &input);
+    promote(w, &mut out, &input);
     w.decider(id, 1, Indirect::Window, out.dataset[Indirect::Window as usize], text);
-    w.physical = false;
     Ok(out)
 }
 
@@ -391,7 +423,7 @@ fn unnest(w: &mut Walk<'_>, u: &Unnest, id: u32, env: EnvId) -> Result<Relation,
         if lists.contains(from) || u.struct_type_columns.contains(from) {
             flow = w.sets.transform(flow);
             let name = u.input.schema().field(*from).name();
-            w.hop(&mut flow, id, place as u32, || format!("unnest({})", name.trim_start_matches(UNNEST_PLACEHOLDER)));
+            w.hop(&mut flow, id, place as u32, || unnest_text(name));
         }
         out.cols.push(flow);
     }
@@ -401,16 +433,19 @@ fn unnest(w: &mut Walk<'_>, u: &Unnest, id: u32, env: EnvId) -> Result<Relation,
         w.sets.add(&mut out.dataset, Indirect::Join, sources);
         out.windows = w.sets.union(out.windows, flow.windows);
         let name = u.input.schema().field(*from).name();
-        w.decider(id, place as u32, Indirect::Join, sources, || {
-            format!("unnest({})", name.trim_start_matches(UNNEST_PLACEHOLDER))
-        });
+        w.decider(id, place as u32, Indirect::Join, sources, || unnest_text(name));
         w.evaluate(sources);
     }
     Ok(out)
 }
 
-/// How the planner names the column that it unnests.
-const UNNEST_PLACEHOLDER: &str = "__unnest_placeholder";
+/// The planner names the column that it unnests `__unnest_placeholder(xs)`.
+fn unnest_text(name: &str) -> String {
+    match name.strip_prefix("__unnest_placeholder(") {
+        Some(rest) => format!("unnest({rest}"),
+        None => format!("unnest({name})"),
+    }
+}
 
 // Nodes with several inputs.
 
@@ -455,7 +490,6 @@ fn join(w: &mut Walk<'_>, j: &Join, id: u32, env: EnvId) -> Result<Relation, Ref
             out.dataset = w.sets.merge_deciders(left.dataset, right.dataset);
             w.sets.add(&mut out.dataset, Indirect::Join, keys);
             w.decider(id, 0, Indirect::Join, keys, text);
-            promote(w, &mut out, &left);
             return Ok(out);
         }
         JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => (&left, &right),
@@ -474,7 +508,6 @@ fn join(w: &mut Walk<'_>, j: &Join, id: u32, env: EnvId) -> Result<Relation, Ref
         w.sets.add(&mut out.dataset, Indirect::Join, keys);
         w.decider(id, 0, Indirect::Join, keys, text);
     }
-    promote(w, &mut out, &left);
     Ok(out)
 }
 

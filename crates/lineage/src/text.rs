@@ -187,9 +187,11 @@ fn literal(out: &mut Out, value: &ScalarValue) {
 
 fn quote(out: &mut Out, name: &str) {
     let mut bytes = name.bytes();
+    // The planner names an aggregate's or window's output after its expression.
+    let expression = name.contains('(');
     let bare = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if bare {
+    if bare || expression {
         out.push(name);
     } else {
         out.push("\"");
