@@ -170,3 +170,66 @@ impl Path {
         Self { kind, masking: self.masking || edge.masking, inexact: self.inexact || !edge.exact }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use custody_model::Indirect;
+
+    const IDENTITY: EdgeKind = EdgeKind::Direct(Direct::Identity);
+    const SUM: EdgeKind = EdgeKind::Direct(Direct::Aggregation);
+    const FILTER: EdgeKind = EdgeKind::Indirect(Indirect::Filter);
+    const JOIN: EdgeKind = EdgeKind::Indirect(Indirect::Join);
+
+    fn graph(edges: &[(i64, i64, EdgeKind)]) -> Graph {
+        Graph::new(
+            edges
+                .iter()
+                .map(|(source, target, kind)| Edge {
+                    source: Node(*source),
+                    target: Node(*target),
+                    kind: *kind,
+                    masking: false,
+                    exact: true,
+                    by_policy: None,
+                })
+                .collect(),
+        )
+    }
+
+    fn walk(graph: &Graph, from: i64, way: Direction, depth: u32) -> Vec<(i64, u32, &'static str)> {
+        let hops = graph.closure(&[Node(from)], way, depth, &mut |_| true);
+        hops.into_iter().map(|h| (h.node.0, h.hop, h.kind.subtype())).collect()
+    }
+
+    #[test]
+    fn a_diamond_is_walked_once() {
+        let g = graph(&[(1, 2, IDENTITY), (1, 3, SUM), (2, 4, IDENTITY), (3, 4, IDENTITY)]);
+        assert_eq!(walk(&g, 4, Direction::Upstream, 9), [(2, 1, "IDENTITY"), (3, 1, "IDENTITY"), (1, 2, "IDENTITY")]);
+        assert_eq!(walk(&g, 1, Direction::Downstream, 1), [(2, 1, "IDENTITY"), (3, 1, "AGGREGATION")]);
+        assert_eq!(walk(&g, 9, Direction::Downstream, 1), []);
+    }
+
+    #[test]
+    fn a_longer_path_of_values_is_told_over_a_shorter_influence() {
+        let g = graph(&[(1, 4, FILTER), (1, 2, SUM), (2, 4, IDENTITY)]);
+        assert_eq!(walk(&g, 4, Direction::Upstream, 9), [(1, 1, "AGGREGATION"), (2, 1, "IDENTITY")]);
+        assert_eq!(walk(&g, 4, Direction::Upstream, 1), [(1, 1, "FILTER"), (2, 1, "IDENTITY")]);
+    }
+
+    #[test]
+    fn the_influence_that_acts_last_names_the_path() {
+        let g = graph(&[(1, 2, FILTER), (2, 3, JOIN), (3, 4, EdgeKind::Rows), (4, 5, SUM)]);
+        let up: Vec<_> = walk(&g, 5, Direction::Upstream, 9).iter().map(|h| h.2).collect();
+        assert_eq!(up, ["AGGREGATION", "ROWS", "JOIN", "JOIN"]);
+        let down: Vec<_> = walk(&g, 1, Direction::Downstream, 9).iter().map(|h| h.2).collect();
+        assert_eq!(down, ["FILTER", "JOIN", "JOIN", "JOIN"]);
+    }
+
+    #[test]
+    fn cycles_end_and_hidden_edges_are_not_walked() {
+        let g = graph(&[(1, 2, IDENTITY), (2, 1, IDENTITY), (2, 3, IDENTITY)]);
+        assert_eq!(walk(&g, 1, Direction::Downstream, 99), [(2, 1, "IDENTITY"), (3, 2, "IDENTITY")]);
+        assert_eq!(g.closure(&[Node(1)], Direction::Downstream, 9, &mut |e| e.target != Node(2)), []);
+    }
+}

@@ -7,7 +7,7 @@ use crate::{
     schema::{system_node, tables},
 };
 use custody_catalog::{Made, VersionRecord};
-use custody_model::{DatasetDefinition, FieldId, SourceKind};
+use custody_model::{DatasetDefinition, DatasetName, EntryId, FieldId, SourceKind, TableVersion};
 use std::collections::BTreeSet;
 
 fn column(definition: &DatasetDefinition, field: Option<FieldId>) -> Option<&str> {
@@ -43,7 +43,7 @@ pub(crate) fn datasets(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) ->
     Ok(())
 }
 
-/// Datasets by name, versions in order, ordinals; then the system tables.
+/// Datasets by name, versions in order, ordinals; then drafts, each for its principal; then the system tables.
 pub(crate) fn columns(
     snapshot: &Snapshot,
     gate: &Gate<'_>,
@@ -53,28 +53,26 @@ pub(crate) fn columns(
     for dataset in snapshot.catalog.datasets().filter(|d| gate.dataset(d.id())) {
         for version in dataset.versions() {
             let lowered = declassified(snapshot, version);
-            for (ordinal, column) in (1..).zip(&version.definition().columns) {
-                let node = version.table.node(ordinal);
-                if !gate.column(node) {
-                    continue;
-                }
-                let classes = facts.classes(&version.table, column.field);
-                rows.push([
-                    node.into(),
-                    Cell::Show(dataset.name()),
-                    version.table.version.into(),
-                    i64::from(ordinal).into(),
-                    column.field.into(),
-                    (&column.name).into(),
-                    Cell::Show(&column.data_type),
-                    column.nullable.into(),
-                    Cell::List(classes.iter().map(String::as_str).collect()),
-                    origin(version, column.field, &classes, &lowered).into(),
-                    owner(dataset.owner()).into(),
-                    version.entry.into(),
-                ])?;
-            }
+            let origin = |field, classes: &[String]| origin(version, field, classes, &lowered);
+            let shown = Shown {
+                table: &version.table,
+                name: dataset.name(),
+                definition: version.definition(),
+                owner: dataset.owner(),
+                entry: version.entry,
+            };
+            shown.write(gate, facts, &origin, rows)?;
         }
+    }
+    for draft in snapshot.catalog.drafts() {
+        let shown = Shown {
+            table: &draft.table,
+            name: &draft.table.name,
+            definition: &draft.record.definition,
+            owner: &draft.record.definition.owner,
+            entry: draft.entry,
+        };
+        shown.write(gate, facts, &|_, _| "propagated", rows)?;
     }
     for table in tables() {
         for (ordinal, column) in (1i64..).zip(&table.definition.columns) {
@@ -95,6 +93,48 @@ pub(crate) fn columns(
         }
     }
     Ok(())
+}
+
+/// A version or draft whose columns are listed.
+struct Shown<'a> {
+    table: &'a TableVersion,
+    name: &'a DatasetName,
+    definition: &'a DatasetDefinition,
+    owner: &'a str,
+    entry: EntryId,
+}
+
+impl Shown<'_> {
+    fn write(
+        &self,
+        gate: &Gate<'_>,
+        facts: &dyn Facts,
+        origin: &dyn Fn(FieldId, &[String]) -> &'static str,
+        rows: &mut Rows,
+    ) -> Result<(), SystemError> {
+        for (ordinal, column) in (1..).zip(&self.definition.columns) {
+            let node = self.table.node(ordinal);
+            if !gate.column(node) {
+                continue;
+            }
+            let classes = facts.classes(self.table, column.field);
+            rows.push([
+                node.into(),
+                Cell::Show(self.name),
+                self.table.version.into(),
+                i64::from(ordinal).into(),
+                column.field.into(),
+                (&column.name).into(),
+                Cell::Show(&column.data_type),
+                column.nullable.into(),
+                Cell::List(classes.iter().map(String::as_str).collect()),
+                origin(column.field, &classes).into(),
+                owner(self.owner).into(),
+                self.entry.into(),
+            ])?;
+        }
+        Ok(())
+    }
 }
 
 /// Outputs that a declassification rule lowered.
