@@ -108,7 +108,7 @@ impl VersionLineage {
     }
 
     fn build(&self, catalog: &Catalog) -> Result<Vec<Edge>, SystemError> {
-        let mismatch = || SystemError::LineageMismatch(self.version.table.clone());
+        let mismatch = || SystemError::LineageMismatch(Box::new(self.version.table.clone()));
         let (record, publish) = (self.record().ok_or_else(mismatch)?, self.version.publish().ok_or_else(mismatch)?);
         if record.identity != publish.identity || record.hash != publish.lineage_hash {
             return Err(mismatch());
@@ -168,8 +168,8 @@ impl VersionLineage {
         };
         Ok(End {
             node: node.ok_or_else(|| SystemError::UnknownColumn {
-                version: self.version.table.clone(),
-                input: input.clone(),
+                version: Box::new(self.version.table.clone()),
+                input: Box::new(input.clone()),
             })?,
             masking: !atom.masks.is_empty(),
             by_policy: atom.by_policy.as_ref().map(|_| input.dataset),

@@ -20,17 +20,17 @@ pub enum SystemError {
     },
     /// A version's publish entry has arrived before its lineage.
     #[error("lineage of `{0}` is not in the entries read so far; help: try again, another process is still writing it")]
-    LineageMissing(TableVersion),
+    LineageMissing(Box<TableVersion>),
     /// A publish entry names an entry that is not its lineage.
     #[error("lineage of `{0}` does not belong to it")]
-    LineageMismatch(TableVersion),
+    LineageMismatch(Box<TableVersion>),
     /// A lineage names a column that its input does not have.
     #[error("lineage of `{version}` names a column that `{input}` does not have")]
     UnknownColumn {
         /// The version whose lineage it is.
-        version: TableVersion,
+        version: Box<TableVersion>,
         /// The input.
-        input: TableVersion,
+        input: Box<TableVersion>,
     },
     /// A number that a 64-bit integer column cannot hold.
     #[error("`{value}` does not fit column `{column}`, which holds 64-bit integers")]

@@ -110,7 +110,7 @@ impl Snapshot {
     pub(crate) fn complete(&self) -> Result<(), SystemError> {
         match self.lineages.missing.range(..=self.at()).next() {
             None => Ok(()),
-            Some((_, table)) => Err(SystemError::LineageMissing(table.clone())),
+            Some((_, table)) => Err(SystemError::LineageMissing(Box::new(table.clone()))),
         }
     }
 
