@@ -7,7 +7,7 @@
 //! - A [`Snapshot`] is one position: all tables of a statement show the state at its catalog's [`Catalog::at`] and at the
 //!   heads of the chains when it was frozen. Freezing under an older catalog shows the tables as of that position.
 //! - Nobody is exempt: a row is built only for a [`Viewer`] who may see it, and what the viewer may not see is absent
-//!   (rows) or NULL (values). [`Gate`](gate) holds the whole rule.
+//!   (rows) or NULL (values). `gate.rs` holds the whole rule.
 //! - Lineage is complete or the table is refused: a version whose lineage entry has not arrived is an error, not a gap.
 //!
 //! Deliberately absent: execution and providers (engine), decisions (policy), signatures and files (ledger, store).
