@@ -5,7 +5,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-use crate::tests::{World, folder, version_of};
+use crate::tests::{World, queries, version_of};
 use custody_model::{FieldId, Lineage};
 use datafusion::{
     arrow::{
@@ -151,22 +151,7 @@ struct Count {
 }
 
 async fn witness(file: &str, seeds: u64, count: &mut Count) {
-    let text = std::fs::read_to_string(folder().join(format!("{file}.txt"))).unwrap();
-    let mut world = World::new();
-    let mut queries = vec![];
-    for block in text.trim_end().split("\n\n") {
-        let (head, body) = block.split_once('\n').unwrap_or((block, ""));
-        if head == "ddl" {
-            for statement in body.split(";\n").map(|s| s.trim().trim_end_matches(';')) {
-                let sql_only = statement.starts_with("CREATE");
-                if sql_only {
-                    world.declare(statement).await.unwrap();
-                }
-            }
-        } else if head.starts_with("query ") {
-            queries.push(body.split("\n----").next().unwrap().to_string());
-        }
-    }
+    let (world, queries) = queries(file).await;
     let names = world.ctx.catalog("datafusion").unwrap().schema("public").unwrap().table_names();
     for seed in 1..=seeds {
         let mut draw = Draw(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
