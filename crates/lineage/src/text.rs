@@ -266,6 +266,10 @@ fn pattern(out: &mut Out, like: &datafusion_expr::expr::Like, word: &str) {
 /// Tighter than any comparison.
 const TIGHT: u8 = 26;
 
+/// The frames of a window that names none, with and without ORDER BY.
+const FRAME_SORTED: &str = "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW";
+const FRAME_WHOLE: &str = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING";
+
 const SUBQUERY: &str = "(SELECT …)";
 
 fn write(out: &mut Out, expr: &Expr) {
@@ -354,6 +358,11 @@ fn write(out: &mut Out, expr: &Expr) {
             if !f.params.order_by.is_empty() {
                 out.push(if f.params.partition_by.is_empty() { "ORDER BY " } else { " ORDER BY " });
                 write_sorts(out, &f.params.order_by);
+            }
+            let frame = f.params.window_frame.to_string();
+            if frame != FRAME_SORTED && frame != FRAME_WHOLE {
+                out.push(" ");
+                out.push(&frame);
             }
             out.push(")");
         }
