@@ -1,3 +1,70 @@
+//! The story: `Session::{read, publish, plan, explain}`; composes what lies below.
+//!
+//! A read goes through `read.rs` from top to bottom; a publish through `publish.rs`, its mirror. Only this crate
+//! executes plans, and only as `execute(GovernedPlan, AuditReceipt)`.
 #![forbid(unsafe_code)]
 
+mod admin;
+pub mod audit;
 pub mod barrier;
+mod bundle_files;
+mod checks;
+pub mod clock;
+mod engine;
+mod entries;
+mod explain;
+mod functions;
+mod governed;
+mod keys;
+mod listing;
+mod pin;
+mod plan;
+mod problem;
+mod project;
+mod provider;
+mod publish;
+mod read;
+mod session;
+mod settings;
+mod system;
+
+pub use admin::Applied;
+pub use checks::{Decided, VerifyOptions, keep_checkpoints, verify_ledger};
+pub use custody_ledger::verify::{Report, Verdict};
+pub use engine::Engine;
+pub use explain::Described;
+pub use keys::Keys;
+pub use listing::Listed;
+pub use plan::{PlannedView, Reach};
+pub use problem::from_datafusion;
+pub use project::{Declared, Project};
+pub use publish::{Contract, ENGINE_VERSION, Event, PublishOptions, Published};
+pub use read::{GovernedRead, Totals};
+pub use session::{ReadRequest, Session};
+pub use settings::Settings;
+
+use custody_dialect::Refusals;
+use custody_model::{DatasetDefinition, Hash, Problem};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use sha3::{Digest, Sha3_256};
+use std::sync::Arc;
+
+/// SHA3-256 of a text whose literals are gone already.
+pub(crate) fn hash_text(text: &str) -> Hash {
+    Hash(Sha3_256::digest(text.as_bytes()).into())
+}
+
+/// All refusals of a text as one problem.
+pub(crate) fn refused(refusals: Refusals) -> Problem {
+    refusals.into_problem()
+}
+
+/// The Arrow schema of a dataset version, field ids in the metadata.
+pub(crate) fn schema_of(definition: &DatasetDefinition) -> SchemaRef {
+    let fields: Vec<Field> = definition
+        .columns
+        .iter()
+        .map(|c| custody_store::with_field_id(Field::new(&c.name, c.data_type.clone(), c.nullable), c.field))
+        .collect();
+    Arc::new(Schema::new(fields))
+}

@@ -109,4 +109,3 @@ pub struct Declassification {
     /// Smallest group, counted in distinct values of the named column.
     pub group: Option<(u64, String)>,
 }
-

@@ -4,8 +4,7 @@
 
 use crate::{
     Authentication, ControlSeq, DatasetId, EntryId, Hash, Payload, PolicyId, Principal, Purpose, Rung, Seq, WallNanos,
-    WriterId,
-    payload::SealedBox,
+    WriterId, payload::SealedBox,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -225,15 +224,8 @@ pub enum ColumnRole {
 
 impl ColumnRole {
     /// Every role.
-    pub const ALL: [Self; 7] = [
-        Self::Project,
-        Self::Filter,
-        Self::Join,
-        Self::GroupBy,
-        Self::Sort,
-        Self::Window,
-        Self::Conditional,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Project, Self::Filter, Self::Join, Self::GroupBy, Self::Sort, Self::Window, Self::Conditional];
 
     /// The role's word in `system.access.column_reads`.
     pub fn word(self) -> &'static str {

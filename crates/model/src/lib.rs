@@ -15,11 +15,11 @@ mod payload;
 mod problem;
 mod subject;
 
-pub use class::{Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, Rung, RuleVersion};
+pub use class::{Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, RuleVersion, Rung};
 pub use definition::{ColumnDef, DatasetDefinition, DatasetKind, Pin, TableVersion};
 pub use entry::{
-    Actor, Durability, Entry, EntryRef, Kind, Measure, Outcome, Reason, RoleSet, StoredEntry, Target, TargetColumn,
-    Verb, ColumnRole,
+    Actor, ColumnRole, Durability, Entry, EntryRef, Kind, Measure, Outcome, Reason, RoleSet, StoredEntry, Target,
+    TargetColumn, Verb,
 };
 pub use hash::{Hash, NotAHash};
 pub use ids::{ControlSeq, DatasetId, EntryId, FieldId, Node, Seq, WallMicros, WallNanos, WriterId};
@@ -29,8 +29,8 @@ pub use lineage::{
 pub use name::{BadName, DatasetName};
 pub use payload::{
     AdminRecord, AttributeChange, BlobRef, BypassRecord, CatalogChange, Denied, DraftRecord, FileDigest, HeadRecord,
-    InputRef, KeyRecord, LineageRecord, OpenIntent, Payload, PolicyBundleRecord, Publish, ReadIntent,
-    ReadOutcome, RunRecord, RunState, SealedBox, SourceKind, SourceSnapshot, TokenRecord, ViewRecord, WriterEvent,
+    InputRef, KeyRecord, LineageRecord, OpenIntent, Payload, PolicyBundleRecord, Publish, ReadIntent, ReadOutcome,
+    RunRecord, RunState, SealedBox, SourceKind, SourceSnapshot, TokenRecord, ViewRecord, WriterEvent,
 };
 pub use problem::{Code, Label, Position, Problem, SourceText};
 pub use subject::{Authentication, Principal, Purpose, Subject, SubjectKey};

@@ -3,7 +3,7 @@
 //! Invariants: indices (`TableIx`, `AtomIx`, `HopIx`) are in range; lists are sorted and free of repeats
 //! except `outputs`, which is in output order.
 
-use crate::{FieldId, Rung, RuleVersion, TableVersion};
+use crate::{FieldId, RuleVersion, Rung, TableVersion};
 use std::fmt;
 
 /// Index into `Lineage::inputs`.
@@ -170,4 +170,3 @@ impl Lineage {
         self.inputs.get(atom.table as usize)
     }
 }
-

@@ -12,7 +12,9 @@ pub struct DatasetName {
 
 /// Text that is not a dataset name.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a dataset name: expected `schema.name`, each of letters, digits and `_`, not starting with a digit")]
+#[error(
+    "`{0}` is not a dataset name: expected `schema.name`, each of letters, digits and `_`, not starting with a digit"
+)]
 pub struct BadName(pub String);
 
 fn is_identifier(part: &str) -> bool {

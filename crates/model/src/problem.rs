@@ -1,6 +1,6 @@
 //! The one error noun that crosses the doors, and the text it points into.
 
-use crate::{EntryRef};
+use crate::EntryRef;
 use std::{fmt, path::PathBuf};
 
 /// A stable error code, `C` and four digits; the first digit is the exit code of the command line.

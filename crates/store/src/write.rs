@@ -327,7 +327,10 @@ impl Staging {
             }
             let mut file = match self.open.take() {
                 Some(file) => file,
-                None => OpenFile::create(self, part_path(self.run, self.files.len())).await?,
+                None => {
+                    let path = part_path(self.run, self.files.len());
+                    OpenFile::create(&self.warehouse, &self.place, &self.shape, self.order.clone(), path).await?
+                }
             };
             file.write(&batch).await?;
             match file.rows >= FILE_ROWS {
@@ -620,18 +623,24 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    async fn create(staging: &Staging, path: String) -> Result<Self, StoreError> {
-        let sink = Sink::create(&staging.warehouse, &staging.place, &path).await?;
-        let schema = staging.shape.schema.clone();
-        let properties = properties(staging.shape.codec)?;
-        let bounds = staging.order.iter().map(|i| {
+    async fn create(
+        warehouse: &Warehouse,
+        place: &Place,
+        shape: &Shape,
+        order: Vec<usize>,
+        path: String,
+    ) -> Result<Self, StoreError> {
+        let sink = Sink::create(warehouse, place, &path).await?;
+        let schema = shape.schema.clone();
+        let properties = properties(shape.codec)?;
+        let bounds = order.iter().map(|i| {
             let data_type = schema.field(*i).data_type();
             Some((MinAccumulator::try_new(data_type).ok()?, MaxAccumulator::try_new(data_type).ok()?))
         });
         Ok(Self {
             bounds: bounds.collect(),
-            nulls: vec![0; staging.order.len()],
-            order: staging.order.clone(),
+            nulls: vec![0; order.len()],
+            order,
             writer: AsyncArrowWriter::try_new(sink, schema, Some(properties)).map_err(|e| encoding(&path, e))?,
             path,
             rows: 0,

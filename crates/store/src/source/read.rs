@@ -92,10 +92,10 @@ pub(super) async fn check(
     files: &SourceFiles,
     schema: &SchemaRef,
 ) -> Result<Vec<Checked>, StoreError> {
-    futures::stream::iter(files.files.iter().map(|file| check_file(warehouse, location, files.kind, file, schema)))
-        .buffered(8)
-        .try_collect()
-        .await
+    // Boxed: a closure over borrowed files is not general enough for the `Send` futures of doors.
+    let checks: Vec<BoxFuture<'_, _>> =
+        files.files.iter().map(|file| check_file(warehouse, location, files.kind, file, schema).boxed()).collect();
+    futures::stream::iter(checks).buffered(8).try_collect().await
 }
 
 async fn check_file(

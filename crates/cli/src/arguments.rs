@@ -1,0 +1,317 @@
+//! The command line, as clap reads it.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// A feature computation engine that keeps the chain of custody of every feature.
+#[derive(Parser, Debug)]
+#[command(name = "custody", version, about, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    /// The project's folder; default: the nearest `custody.toml` upward.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) project: Option<PathBuf>,
+    /// What data is read for.
+    #[arg(long, global = true)]
+    pub(crate) purpose: Option<String>,
+    /// Act as a stand-in of `tests/principals.toml`; needs `dev.impersonate` in the user file.
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub(crate) stand_in: Option<String>,
+    /// How rows are printed.
+    #[arg(long, global = true, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// No progress.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How rows are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; the default on a terminal.
+    Table,
+    /// One JSON array.
+    Json,
+    /// A JSON object a line; the default when piped.
+    Ndjson,
+    /// RFC 4180 with a header.
+    Csv,
+    /// An Arrow IPC file; needs `--output`.
+    Arrow,
+    /// A Parquet file; needs `--output`.
+    Parquet,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// The whole promise on synthetic data: build, govern, serve, read, deny, audit, explain, verify.
+    Demo(DemoArgs),
+    /// Makes a project folder with a warehouse.
+    ///
+    /// Example: custody init shop
+    Init(InitArgs),
+    /// Checks the project's files.
+    Lint,
+    /// What a publish would do: columns, lineage, classes, readers. Exit code 5 when something would change.
+    Plan(SelectArgs),
+    /// Computes private drafts of what changed.
+    Run(SelectArgs),
+    /// Publishes immutable versions of what changed.
+    ///
+    /// Example: custody publish -m 'first version'
+    Publish(PublishArgs),
+    /// The versions of a dataset.
+    Log {
+        /// `features.lab_trend`
+        name: String,
+    },
+    /// Checks a version's files against the ledger; exit code 4 when they differ.
+    Verify {
+        /// `features.lab_trend@1`
+        version: String,
+        /// Also decodes every file and recomputes the content root.
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Runs a query, governed and audited.
+    ///
+    /// Example: custody sql -c 'SELECT * FROM features.lab_trend LIMIT 5'
+    Sql(SqlArgs),
+    /// Reads one dataset version.
+    ///
+    /// Example: custody read features.lab_trend@1 --output trend.parquet
+    Read {
+        /// `features.lab_trend`, `features.lab_trend@1`
+        version: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Where a column comes from, or what depends on it.
+    ///
+    /// Example: custody lineage features.risk_inputs.bmi --up
+    Lineage(LineageArgs),
+    /// Who read what, when and why.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Bearer tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The ledger.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Serves Arrow Flight and Flight SQL on one port.
+    Serve(ServeArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// Where; default: a new temporary folder.
+    pub(crate) dir: Option<PathBuf>,
+    /// One in N of the rows.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) divide: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// The folder to make; its last part is the project's name.
+    pub(crate) dir: PathBuf,
+    /// With a demo's definitions and data.
+    #[arg(long, value_parser = ["clinic"])]
+    pub(crate) demo: Option<String>,
+    /// The demo data's seed.
+    #[arg(long, default_value_t = 7)]
+    pub(crate) seed: u64,
+    /// One in N of the demo's rows.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) divide: u64,
+}
+
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct SelectArgs {
+    /// Views: `x`, `+x` with what it reads, `x+` with what reads it.
+    #[arg(short, long)]
+    pub(crate) select: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PublishArgs {
+    /// Why; recorded.
+    #[arg(short, long)]
+    pub(crate) message: String,
+    #[command(flatten)]
+    pub(crate) select: SelectArgs,
+    /// Publish although readers may break.
+    #[arg(long)]
+    pub(crate) accept_breaking: bool,
+}
+
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct OutputArgs {
+    /// Write to a file, renamed into place once the stream ended well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Rows shown in a table; 0: all.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SqlArgs {
+    /// The statement.
+    #[arg(short, long, conflicts_with = "file")]
+    pub(crate) command: Option<String>,
+    /// A file with one statement; `-`: standard input.
+    #[arg(short, long)]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LineageArgs {
+    /// `features.risk_inputs.bmi`, or a dataset for all of its columns.
+    pub(crate) column: String,
+    /// What it is made of (the default).
+    #[arg(long, conflicts_with = "down")]
+    pub(crate) up: bool,
+    /// What depends on it.
+    #[arg(long)]
+    pub(crate) down: bool,
+    /// How many hops.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) depth: u32,
+    /// At which version of the dataset; default: the newest.
+    #[arg(long)]
+    pub(crate) at: Option<u64>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum AuditCommand {
+    /// Requests, newest last.
+    ///
+    /// Example: custody audit search --dataset features.lab_trend
+    Search {
+        /// By whom.
+        #[arg(long)]
+        principal: Option<String>,
+        /// On which dataset.
+        #[arg(long)]
+        dataset: Option<String>,
+        /// read, serve, metadata, publish, export, admin, deny, bypass.
+        #[arg(long)]
+        action: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum PolicyCommand {
+    /// Checks the project's policies; nothing is activated.
+    Check,
+    /// Activates the project's policies.
+    Apply {
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+        /// Check and show only.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What a stand-in would get of a dataset, by the active policies.
+    Decide {
+        /// `raw.patients`
+        dataset: String,
+        /// Role claims.
+        #[arg(long)]
+        role: Vec<String>,
+        /// `dev`, `prod`
+        #[arg(long, default_value = "prod")]
+        env: String,
+        /// Attribute claims, `region=eu`.
+        #[arg(long, value_name = "K=V")]
+        attr: Vec<String>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TokenCommand {
+    /// Issues a token and prints it.
+    Issue {
+        /// For whom.
+        #[arg(long)]
+        principal: String,
+        /// `user` or `service`.
+        #[arg(long, default_value = "user")]
+        kind: String,
+        /// Role claims.
+        #[arg(long)]
+        role: Vec<String>,
+        /// Attribute claims, `region=eu`.
+        #[arg(long, value_name = "K=V")]
+        attr: Vec<String>,
+        /// `training`, `serving`.
+        #[arg(long, default_value = "")]
+        stage: String,
+        /// Further purposes beside `--purpose`.
+        #[arg(long)]
+        also: Vec<String>,
+        /// The server it is for; default: the project's name.
+        #[arg(long)]
+        audience: Option<String>,
+        /// How long it lasts: `90s`, `15m`, `8h`, `30d`.
+        #[arg(long, default_value = "8h")]
+        expires: String,
+    },
+    /// Revokes a token by its id.
+    Revoke {
+        /// The `jti` claim.
+        jti: String,
+    },
+    /// Tokens issued.
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum LedgerCommand {
+    /// Verifies every entry of every writer. 0 fresh, 4 tampered, 1 cannot verify, 8 freshness unproven.
+    Verify {
+        /// Checkpoints kept earlier by `custody ledger keep`.
+        #[arg(long, value_name = "FILE")]
+        since: Vec<PathBuf>,
+        /// A copy of the ledger folder.
+        #[arg(long, value_name = "DIR")]
+        mirror: Vec<PathBuf>,
+        /// How old the outside memory may be.
+        #[arg(long, default_value = "5m")]
+        max_age: String,
+    },
+    /// Prints the present checkpoints, to be kept elsewhere.
+    Keep,
+    /// Entries, newest last.
+    Tail {
+        /// `publish`, `read.intent`, …
+        #[arg(long)]
+        kind: Option<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Where to listen; default: `serve.bind`.
+    #[arg(long)]
+    pub(crate) bind: Option<SocketAddr>,
+    /// PEM file with the certificate.
+    #[arg(long, requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with its key.
+    #[arg(long, requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+}

@@ -1,0 +1,83 @@
+//! One command, one call.
+
+mod build;
+mod demo;
+mod govern;
+mod init;
+mod ledger;
+mod query;
+mod serve;
+
+use crate::{
+    arguments::{Arguments, Command},
+    context::Context,
+    render,
+};
+use custody_model::{Problem, SourceText};
+
+/// How a command ended when nothing went wrong.
+pub(crate) enum Done {
+    /// As asked.
+    Well,
+    /// With an exit code of its own: a difference found, a ledger's verdict.
+    With(u8),
+}
+
+/// A failure with the texts its places point into.
+pub(crate) struct Failed {
+    problem: Problem,
+    texts: Vec<SourceText>,
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self { problem, texts: vec![] }
+    }
+}
+
+impl Failed {
+    /// With the files of a project, or the statement.
+    pub(crate) fn with(problem: Problem, texts: Vec<SourceText>) -> Self {
+        Self { problem, texts }
+    }
+}
+
+/// Runs the command and gives the exit code: the first digit of a problem's code.
+pub(crate) async fn run(arguments: Arguments) -> u8 {
+    match dispatch(arguments).await {
+        Ok(Done::Well) => 0,
+        Ok(Done::With(code)) => code,
+        Err(failed) => {
+            if render::render(&failed.problem, &failed.texts, &mut std::io::stderr()).is_err() {
+                return 7;
+            }
+            failed.problem.code.exit_code().clamp(1, 8)
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
+    match &arguments.command {
+        Command::Demo(args) => return demo::run(args, arguments.quiet).await,
+        Command::Init(args) => return init::run(args, arguments.quiet).await,
+        _ => {}
+    }
+    let context = Context::find(&arguments)?;
+    match &arguments.command {
+        Command::Lint => build::lint(&context),
+        Command::Plan(args) => build::plan(&context, args).await,
+        Command::Run(args) => build::run(&context, args, arguments.quiet).await,
+        Command::Publish(args) => build::publish(&context, args, arguments.quiet).await,
+        Command::Log { name } => query::log(&context, name, arguments.format).await,
+        Command::Verify { version, deep } => build::verify(&context, version, *deep).await,
+        Command::Sql(args) => query::sql(&context, args, arguments.format).await,
+        Command::Read { version, output } => query::read(&context, version, output, arguments.format).await,
+        Command::Lineage(args) => query::lineage(&context, args, arguments.format).await,
+        Command::Audit(command) => query::audit(&context, command, arguments.format).await,
+        Command::Policy(command) => govern::policy(&context, command).await,
+        Command::Token(command) => govern::token(&context, command, arguments.format).await,
+        Command::Ledger(command) => ledger::run(&context, command, arguments.format).await,
+        Command::Serve(args) => serve::run(&context, args).await,
+        Command::Demo(_) | Command::Init(_) => Ok(Done::Well),
+    }
+}

@@ -1,0 +1,180 @@
+//! `sql`, `read`, `log`, `lineage`, `audit`: questions, each a governed and audited read.
+
+use super::{Done, Failed};
+use crate::{
+    arguments::{AuditCommand, Format, LineageArgs, OutputArgs, SqlArgs},
+    context::Context,
+    output,
+};
+use custody_engine::{ReadRequest, Session};
+use custody_model::{DatasetName, Pin, Problem, SourceText};
+use datafusion::{common::ParamValues, scalar::ScalarValue};
+use std::io::Read;
+
+pub(crate) async fn sql(context: &Context, args: &SqlArgs, format: Option<Format>) -> Result<Done, Failed> {
+    let text = match (&args.command, &args.file) {
+        (Some(command), _) => SourceText { name: "-c".into(), path: None, text: command.clone() },
+        (None, Some(path)) if path.as_os_str() == "-" => standard_input()?,
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Problem::new(2012, format!("`{}` cannot be read: {e}", path.display())))?;
+            SourceText { name: path.display().to_string(), path: None, text }
+        }
+        (None, None) => standard_input()?,
+    };
+    let request = ReadRequest::Sql { text: text.clone(), parameters: None, follows: None };
+    ask(context, request, vec![text], format, &args.output).await
+}
+
+fn standard_input() -> Result<SourceText, Problem> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|e| Problem::new(2012, format!("standard input cannot be read: {e}")))?;
+    Ok(SourceText { name: "standard input".into(), path: None, text })
+}
+
+pub(crate) async fn read(
+    context: &Context,
+    version: &str,
+    args: &OutputArgs,
+    format: Option<Format>,
+) -> Result<Done, Failed> {
+    let (name, pin) = name_and_pin(version)?;
+    let format = format.or_else(|| match args.output.as_ref()?.extension()?.to_str()? {
+        "parquet" => Some(Format::Parquet),
+        "arrow" => Some(Format::Arrow),
+        "csv" => Some(Format::Csv),
+        "json" => Some(Format::Json),
+        _ => None,
+    });
+    ask(context, ReadRequest::dataset(name, pin), vec![], format, args).await
+}
+
+pub(crate) async fn log(context: &Context, name: &str, format: Option<Format>) -> Result<Done, Failed> {
+    let name = dataset(name)?;
+    let text = "SELECT version, published_at, published_by, row_count, content_root, because \
+                FROM system.catalog.versions WHERE dataset = $1 ORDER BY version";
+    let rows = asked(context, with(text, vec![ScalarValue::from(name.to_string().as_str())])).await?;
+    if rows.iter().all(|b| b.num_rows() == 0) {
+        return Err(Problem::new(6001, format!("table `{name}` not found")).into());
+    }
+    output::batches(&rows, format, &OutputArgs::default())?;
+    Ok(Done::Well)
+}
+
+/// Up: sources with the shortest way to each; down: consumers.
+pub(crate) async fn lineage(context: &Context, args: &LineageArgs, format: Option<Format>) -> Result<Done, Failed> {
+    let (name, column) = match args.column.split('.').count() {
+        2 => (dataset(&args.column)?, None),
+        _ => {
+            let (name, column) = args.column.rsplit_once('.').unwrap_or((&args.column, ""));
+            (dataset(name)?, Some(column.to_string()))
+        }
+    };
+    let (from, to) = if args.down { ("source_node", "target_node") } else { ("target_node", "source_node") };
+    let text = format!(
+        "WITH RECURSIVE start AS (
+           SELECT node FROM system.catalog.columns
+           WHERE dataset = $1 AND ($2 IS NULL OR column_name = $2)
+             AND version = coalesce($3, (SELECT max(version) FROM system.catalog.columns WHERE dataset = $1))),
+         walk AS (
+           SELECT node, 0 AS hop, 'SELF' AS how FROM start
+           UNION ALL
+           SELECT * FROM (SELECT DISTINCT e.{to}, w.hop + 1, e.subtype FROM walk AS w
+             JOIN system.lineage.edges AS e ON e.{from} = w.node WHERE w.hop < $4 AND e.subtype <> 'ROWS'))
+         SELECT min(w.hop) AS hop, c.dataset, c.version, c.column_name, c.data_type, c.classes,
+           array_agg(DISTINCT w.how ORDER BY w.how) AS how
+         FROM walk AS w JOIN system.catalog.columns AS c ON c.node = w.node
+         GROUP BY c.dataset, c.version, c.column_name, c.data_type, c.classes
+         ORDER BY hop, dataset, version, column_name"
+    );
+    let values = vec![
+        ScalarValue::from(name.to_string().as_str()),
+        ScalarValue::Utf8(column.clone()),
+        ScalarValue::Int64(args.at.and_then(|v| i64::try_from(v).ok())),
+        ScalarValue::Int64(Some(i64::from(args.depth))),
+    ];
+    let rows = asked(context, with(&text, values)).await?;
+    if rows.iter().all(|b| b.num_rows() == 0) {
+        let what = column
+            .map_or_else(|| format!("table `{name}` not found"), |c| format!("column `{c}` of `{name}` not found"));
+        return Err(Problem::new(6008, what).into());
+    }
+    output::batches(&rows, format, &OutputArgs { output: None, limit: 0 })?;
+    Ok(Done::Well)
+}
+
+pub(crate) async fn audit(context: &Context, command: &AuditCommand, format: Option<Format>) -> Result<Done, Failed> {
+    let AuditCommand::Search { principal, dataset, action, output } = command;
+    let text = "SELECT event_time, action, principal, purpose, dataset, dataset_version, decision, outcome, code, rows, \
+                writer, seq FROM system.access.audit \
+                WHERE ($1 IS NULL OR principal = $1) AND ($2 IS NULL OR dataset = $2) AND ($3 IS NULL OR action = $3) \
+                ORDER BY event_time, writer, seq";
+    let values = vec![
+        ScalarValue::Utf8(principal.clone()),
+        ScalarValue::Utf8(dataset.clone()),
+        ScalarValue::Utf8(action.clone()),
+    ];
+    ask(context, with(text, values), vec![], format, output).await
+}
+
+/// A statement with values for its placeholders.
+pub(crate) fn with(text: &str, values: Vec<ScalarValue>) -> ReadRequest {
+    ReadRequest::Sql {
+        text: SourceText::inline(text),
+        parameters: Some(ParamValues::List(values.into_iter().map(Into::into).collect())),
+        follows: None,
+    }
+}
+
+/// Opens, reads, prints, closes.
+pub(crate) async fn ask(
+    context: &Context,
+    request: ReadRequest,
+    texts: Vec<SourceText>,
+    format: Option<Format>,
+    args: &OutputArgs,
+) -> Result<Done, Failed> {
+    let (engine, session) = context.session().await?;
+    let done = answer(&session, request, format, args).await;
+    engine.close().await?;
+    done.map_err(|p| Failed::with(p, texts))?;
+    Ok(Done::Well)
+}
+
+async fn answer(
+    session: &Session,
+    request: ReadRequest,
+    format: Option<Format>,
+    args: &OutputArgs,
+) -> Result<(), Problem> {
+    let read = session.read(request).await?;
+    output::read(read, format, args).await
+}
+
+async fn asked(context: &Context, request: ReadRequest) -> Result<Vec<arrow::array::RecordBatch>, Failed> {
+    let (engine, session) = context.session().await?;
+    let rows = match session.read(request).await {
+        Ok(read) => read.collect().await,
+        Err(problem) => Err(problem),
+    };
+    engine.close().await?;
+    Ok(rows?)
+}
+
+/// `features.x`, `features.x@3`.
+pub(crate) fn name_and_pin(text: &str) -> Result<(DatasetName, Pin), Problem> {
+    match text.split_once('@') {
+        None => Ok((dataset(text)?, Pin::Newest)),
+        Some((name, version)) => {
+            let version = version.trim_start_matches('v');
+            let number = version.parse().map_err(|_| Problem::new(2013, format!("`{version}` is not a version")))?;
+            Ok((dataset(name)?, Pin::Version(number)))
+        }
+    }
+}
+
+fn dataset(text: &str) -> Result<DatasetName, Problem> {
+    text.parse().map_err(|e: custody_model::BadName| Problem::new(2014, e.to_string()))
+}

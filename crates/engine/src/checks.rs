@@ -1,0 +1,122 @@
+//! Checks of what is stored: a version against the ledger, the ledger against itself and outside memory.
+
+use crate::{
+    audit::FolderSource,
+    clock::Clock,
+    pin::{Storage, not_found},
+    session::Session,
+};
+use custody_ledger::verify::{Kept, Mirror, Outside, Report, TrustPolicy, keep, verify};
+use custody_model::{DatasetName, Pin, Problem, Rung, Subject, TableVersion};
+use custody_store::{Depth, Place};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// By column: name, rung, policies; then what decides the rows.
+pub type Decided = (Vec<(String, Rung, String)>, String);
+
+impl Session {
+    /// Compares a version's files with the ledger; `deep` decodes them and recomputes the content root. Gives what
+    /// differs. Needs the table to be visible, and is recorded as metadata.
+    pub async fn verify_version(
+        &self,
+        name: &DatasetName,
+        pin: Pin,
+        deep: bool,
+    ) -> Result<(TableVersion, Vec<String>), Problem> {
+        self.engine.refresh().await?;
+        let found = self.find(name, pin).ok_or_else(|| not_found(name))?;
+        if !self.decide(&found.definition, &found.labels)?.visible() {
+            return Err(not_found(name));
+        }
+        let place = match &found.storage {
+            Storage::Version(identity) => Place::Version { dataset: found.at.dataset, identity: *identity },
+            Storage::Draft(principal, identity) => {
+                Place::Draft { principal: principal.clone(), dataset: found.at.dataset, identity: *identity }
+            }
+            Storage::Source(_) | Storage::Planned => {
+                return Err(Problem::new(1126, format!("`{name}` is a source: its files are checked at every read"))
+                    .help("verify takes a published version: features.x@1"));
+            }
+        };
+        self.record_metadata(&format!("verify {}", found.at)).await?;
+        let manifest = match self.engine.store.open_version(&place).await {
+            Ok(manifest) => manifest,
+            Err(error) => return Ok((found.at, vec![error.to_string()])),
+        };
+        let mut findings = vec![];
+        if manifest.content_root != found.at.content {
+            findings.push(format!(
+                "commit 0 names content root {}, the ledger {}",
+                manifest.content_root, found.at.content
+            ));
+        }
+        let depth = if deep { Depth::Deep } else { Depth::Files };
+        let found_files = self.engine.store.verify(&manifest, depth).await.map_err(|e| e.problem())?;
+        findings
+            .extend(found_files.iter().filter(|f| f.kind.is_damage()).map(|f| format!("{}: {}", f.path, f.message)));
+        Ok((found.at, findings))
+    }
+
+    /// What another subject would get of a dataset; none where it would not be found. For those who see it themselves.
+    pub async fn decide_for(&self, name: &DatasetName, subject: &Subject) -> Result<Option<Decided>, Problem> {
+        self.engine.refresh().await?;
+        let found = self.find(name, Pin::Newest).ok_or_else(|| not_found(name))?;
+        if !self.decide(&found.definition, &found.labels)?.visible() {
+            return Err(not_found(name));
+        }
+        self.record_metadata(&format!("decide {name}")).await?;
+        let other = self.engine.session(subject.clone());
+        let grant = other.decide(&found.definition, &found.labels)?;
+        if !grant.visible() {
+            return Ok(None);
+        }
+        let columns = grant.columns.iter().map(|c| (c.name.clone(), c.rung, c.policies.join(", "))).collect();
+        let rows = match &grant.rows {
+            custody_policy::RowGrant::All => "all".to_string(),
+            custody_policy::RowGrant::Nothing => "none".to_string(),
+            custody_policy::RowGrant::Where(_) => grant.row_sets().join(", "),
+        };
+        Ok(Some((columns, rows)))
+    }
+}
+
+/// What the ledger is held against.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// Checkpoints kept earlier, as [`keep_checkpoints`] gave them.
+    pub notes: Vec<String>,
+    /// Copies of the ledger folder.
+    pub mirrors: Vec<PathBuf>,
+    /// How old outside memory may be.
+    pub max_age_seconds: u64,
+}
+
+/// Verifies every entry of every writer against itself and outside memory. Touches no lock; beside live writers it
+/// stops at the sizes read first.
+pub fn verify_ledger(folder: &Path, options: &VerifyOptions, clock: &dyn Clock) -> Result<Report, Problem> {
+    if !folder.join("genesis").exists() {
+        return Err(Problem::new(1303, format!("there is no ledger at `{}`", folder.display())));
+    }
+    let mirrors: Vec<(String, FolderSource)> =
+        options.mirrors.iter().map(|m| (m.display().to_string(), FolderSource::new(m.clone()))).collect();
+    let outside = Outside {
+        since: options
+            .notes
+            .iter()
+            .enumerate()
+            .map(|(i, notes)| Kept { name: format!("kept notes {}", i + 1), notes: notes.clone() })
+            .collect(),
+        mirrors: mirrors.iter().map(|(name, files)| Mirror { name, files }).collect(),
+        max_age: Duration::from_secs(options.max_age_seconds),
+        ..Outside::none(clock.now())
+    };
+    Ok(verify(&FolderSource::new(folder), &TrustPolicy { log: None, root: None }, &outside))
+}
+
+/// The present checkpoints of all writers, to be kept where whoever writes the ledger cannot reach.
+pub fn keep_checkpoints(folder: &Path) -> Result<String, Problem> {
+    keep(&FolderSource::new(folder)).map_err(|e| Problem::new(1502, format!("`{}` cannot be read: {}", e.path, e.why)))
+}

@@ -1,0 +1,174 @@
+//! From pinned names to a plan that may run: `GovernedPlan` has no other constructor.
+//!
+//! What holds after it: every output column has its sources; each storage leaf stands under exactly one barrier.
+
+use crate::{
+    barrier::physical_text,
+    pin::{Asked, Statement},
+    problem::from_datafusion,
+    provider::Leaf,
+    session::{ReadRequest, Session},
+};
+use custody_lineage::{ColumnUse, Leaves, NodeRule, column_roles};
+use custody_model::{Hash, Lineage, Problem, TableVersion};
+use custody_policy::{Barrier, ViewBoundary};
+use datafusion::{
+    arrow::datatypes::SchemaRef,
+    catalog::default_table_source::source_as_provider,
+    common::Column,
+    execution::{SessionState, TaskContext},
+    logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan, UserDefinedLogicalNode},
+    physical_plan::{ExecutionPlan, displayable},
+    sql::{parser::Statement as Parsed, sqlparser::ast},
+};
+use std::sync::Arc;
+
+/// A plan in which every storage leaf is governed and whose lineage is known.
+pub(crate) struct GovernedPlan {
+    physical: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    schema: SchemaRef,
+    lineage: Lineage,
+    uses: Vec<ColumnUse>,
+    fingerprint: Hash,
+}
+
+impl GovernedPlan {
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    pub(crate) fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    pub(crate) fn uses(&self) -> &[ColumnUse] {
+        &self.uses
+    }
+
+    /// Keyed hash of the plan: a receipt fits only the plan it was earned for.
+    pub(crate) fn fingerprint(&self) -> Hash {
+        self.fingerprint
+    }
+
+    /// The plan down to its barriers; below those that `raw` opens too.
+    pub(crate) fn text(&self, raw: &dyn Fn(&TableVersion, Hash) -> bool) -> String {
+        physical_text(&self.physical, raw)
+    }
+
+    pub(crate) fn into_parts(self) -> (Arc<dyn ExecutionPlan>, Arc<TaskContext>) {
+        (self.physical, self.context)
+    }
+}
+
+/// A plan over governed relations, before it was optimised: what lineage reads and what identity is made of.
+pub(crate) struct Drafted {
+    pub(crate) plan: LogicalPlan,
+    pub(crate) lineage: Lineage,
+    pub(crate) state: SessionState,
+}
+
+impl Session {
+    /// Plans, extracts lineage, optimises, checks.
+    pub(crate) async fn govern(&self, request: &ReadRequest, statement: &Statement) -> Result<GovernedPlan, Problem> {
+        let drafted = self.draft(statement, false).await?;
+        let plan = match request {
+            ReadRequest::Sql { parameters: Some(values), .. } => {
+                drafted.plan.clone().with_param_values(values.clone()).map_err(|e| from_datafusion(&e))?
+            }
+            _ => drafted.plan.clone(),
+        };
+        self.finish(Drafted { plan, ..drafted }).await
+    }
+
+    /// The unoptimised plan over governed relations, with its lineage.
+    pub(crate) async fn draft(&self, statement: &Statement, text: bool) -> Result<Drafted, Problem> {
+        let state = self.engine.state(&statement.pinned, &self.subject)?;
+        let plan = match &statement.asked {
+            Asked::Query(query) => plan_query(&state, query.clone().into_ast()).await?,
+            Asked::Dataset(columns) => plan_dataset(statement, columns)?,
+        };
+        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.engine.declassifications(), &limits(text))
+            .map_err(Problem::from)?;
+        Ok(Drafted { plan, lineage, state })
+    }
+
+    /// Optimises and checks: the only way to a `GovernedPlan`.
+    pub(crate) async fn finish(&self, drafted: Drafted) -> Result<GovernedPlan, Problem> {
+        let Drafted { plan, lineage, state } = drafted;
+        let optimised = state.optimize(&plan).map_err(|e| from_datafusion(&e))?;
+        let physical =
+            state.query_planner().create_physical_plan(&optimised, &state).await.map_err(|e| from_datafusion(&e))?;
+        let text = displayable(physical.as_ref()).indent(false).to_string();
+        let nonce: [u8; 16] = crate::keys::random()?;
+        let fingerprint = self.engine.keys.token("plan", &[text.as_bytes(), &nonce].concat())?;
+        Ok(GovernedPlan {
+            schema: physical.schema(),
+            uses: column_roles(&lineage),
+            physical,
+            context: state.task_ctx(),
+            lineage,
+            fingerprint,
+        })
+    }
+}
+
+pub(crate) fn limits(text: bool) -> custody_lineage::Limits {
+    custody_lineage::Limits { text, ..Default::default() }
+}
+
+async fn plan_query(state: &SessionState, query: ast::Query) -> Result<LogicalPlan, Problem> {
+    let statement = Parsed::Statement(Box::new(ast::Statement::Query(Box::new(query))));
+    state.statement_to_plan(statement).await.map_err(|e| from_datafusion(&e))
+}
+
+/// A dataset by name: no text is made from names, so nothing can be spliced in.
+fn plan_dataset(statement: &Statement, columns: &[String]) -> Result<LogicalPlan, Problem> {
+    let table = statement.pinned.first().ok_or_else(|| Problem::new(1900, "a dataset request pins one table"))?;
+    let wrong = |e| from_datafusion(&e);
+    let source = datafusion::datasource::provider_as_source(Arc::clone(&table.provider));
+    let scan = LogicalPlanBuilder::scan(table.at.name.name(), source, None).map_err(wrong)?;
+    if columns.is_empty() {
+        return scan.build().map_err(wrong);
+    }
+    let wanted = columns
+        .iter()
+        .map(|name| {
+            scan.schema()
+                .has_column_with_unqualified_name(name)
+                .then(|| Expr::Column(Column::from_name(name)))
+                .ok_or_else(|| Problem::new(6002, format!("column `{name}` of `{}` not found", table.at.name)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    scan.project(wanted).and_then(LogicalPlanBuilder::build).map_err(wrong)
+}
+
+/// What the leaves and the engine's own nodes mean to lineage.
+pub(crate) struct EngineLeaves;
+
+impl Leaves for EngineLeaves {
+    fn scan(&self, scan: &TableScan) -> custody_lineage::Leaf {
+        let Ok(provider) = source_as_provider(&scan.source) else { return custody_lineage::Leaf::Unknown };
+        let any: &dyn std::any::Any = provider.as_ref();
+        if let Some(leaf) = any.downcast_ref::<Leaf>() {
+            return custody_lineage::Leaf::Table(leaf.at.clone(), leaf.fields.clone());
+        }
+        if any.is::<datafusion::datasource::cte_worktable::CteWorkTable>() {
+            return custody_lineage::Leaf::WorkTable(scan.table_name.table().to_string());
+        }
+        if matches!(scan.table_name.table(), "range()" | "generate_series()") {
+            return custody_lineage::Leaf::Function(vec![]);
+        }
+        custody_lineage::Leaf::Unknown
+    }
+
+    fn node<'a>(&self, node: &'a dyn UserDefinedLogicalNode) -> NodeRule<'a> {
+        if let Some(barrier) = Barrier::of(node) {
+            return NodeRule::Barrier(barrier.at().clone(), barrier.fields());
+        }
+        if let Some(view) = ViewBoundary::of(node) {
+            return NodeRule::View(view.view().clone());
+        }
+        NodeRule::Unknown
+    }
+}

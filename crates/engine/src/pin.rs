@@ -1,0 +1,300 @@
+//! Names become datasets at versions, and versions become governed relations.
+//!
+//! What holds after it: nothing can move underneath the statement; each reference has a grant; a name that does not
+//! exist and one that the subject may not see give the same answer.
+
+use crate::{
+    provider::{GovernedTable, Leaf},
+    session::{ReadRequest, Session},
+};
+use custody_catalog::Made;
+use custody_dialect::{ExplainKind, GatedQuery, Reference, Statement as Gated};
+use custody_model::{
+    ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, Rung, SourceText,
+    TableVersion,
+};
+use custody_policy::{ColumnFacts, Grant, TableFacts, govern};
+use datafusion::{
+    catalog::TableProvider,
+    datasource::provider_as_source,
+    logical_expr::{LogicalPlan, LogicalPlanBuilder},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// A reference bound to a version, a grant and a governed relation.
+#[derive(Clone)]
+pub(crate) struct PinnedTable {
+    /// How the statement names it; none for a request by name.
+    pub(crate) reference: Option<Reference>,
+    /// What it is.
+    pub(crate) at: TableVersion,
+    /// Its definition at that version.
+    pub(crate) definition: Arc<DatasetDefinition>,
+    /// What the subject gets of it.
+    pub(crate) grant: Grant,
+    /// The governed relation.
+    pub(crate) provider: Arc<dyn TableProvider>,
+}
+
+/// What is asked of the pinned tables.
+#[derive(Clone)]
+pub(crate) enum Asked {
+    /// A query over them.
+    Query(GatedQuery),
+    /// Columns of the one of them; none: all visible ones.
+    Dataset(Vec<String>),
+}
+
+/// A request whose every name is pinned.
+#[derive(Clone)]
+pub(crate) struct Statement {
+    pub(crate) asked: Asked,
+    pub(crate) explain: Option<ExplainKind>,
+    pub(crate) pinned: Vec<PinnedTable>,
+    /// The control position at which names were resolved and decisions made.
+    pub(crate) at: ControlSeq,
+    /// Over the text with literals as `?`.
+    pub(crate) hash: Hash,
+}
+
+impl Session {
+    /// Gates the text, pins its names, decides on each.
+    pub(crate) async fn pin(&self, request: &ReadRequest) -> Result<Statement, Problem> {
+        self.engine.refresh().await?;
+        let at = self.engine.seen();
+        match request {
+            ReadRequest::Sql { text, .. } => {
+                let (query, explain) = one_query(text)?;
+                let mut pinned = vec![];
+                for reference in query.references() {
+                    pinned.push(self.pin_reference(reference).await.map_err(|p| located(p, reference, text))?);
+                }
+                let hash = crate::hash_text(&query.text_normalised());
+                Ok(Statement { asked: Asked::Query(query), explain, pinned, at, hash })
+            }
+            ReadRequest::Dataset { name, pin, columns, .. } => {
+                let pinned = vec![self.pin_name(name, *pin).await?];
+                let hash = crate::hash_text(&request.text());
+                Ok(Statement { asked: Asked::Dataset(columns.clone()), explain: None, pinned, at, hash })
+            }
+        }
+    }
+
+    async fn pin_reference(&self, reference: &Reference) -> Result<PinnedTable, Problem> {
+        let mut table = self.pin_name(&reference.name, reference.pin).await?;
+        table.reference = Some(reference.clone());
+        Ok(table)
+    }
+
+    /// One name at one version, as this subject may see it.
+    pub(crate) async fn pin_name(&self, name: &DatasetName, pin: Pin) -> Result<PinnedTable, Problem> {
+        if name.is_system() {
+            return self.pin_system(name, pin);
+        }
+        let Some(found) = self.find(name, pin) else {
+            let catalog = self.engine.catalog();
+            return Err(match catalog.dataset(name) {
+                Some(dataset) if self.sees_dataset(dataset)? => no_such_version(dataset, pin),
+                _ => not_found(name),
+            });
+        };
+        self.pin_found(found).await
+    }
+
+    /// The version a name and pin mean, before any decision.
+    pub(crate) fn find(&self, name: &DatasetName, pin: Pin) -> Option<Found> {
+        let catalog = self.engine.catalog();
+        if name.schema() == "draft" {
+            let view = DatasetName::new("features", name.name()).ok()?;
+            let draft = catalog.draft(&self.subject.principal, &view).filter(|_| pin == Pin::Newest)?;
+            return Some(Found {
+                at: draft.table.clone(),
+                definition: Arc::new(draft.record.definition.clone()),
+                labels: draft.record.labels.iter().map(all_classes).collect(),
+                storage: Storage::Draft(draft.record.principal.clone(), draft.record.identity),
+            });
+        }
+        let version = catalog.resolve(name, pin)?;
+        Some(Found {
+            at: version.table.clone(),
+            definition: Arc::new(version.definition().clone()),
+            labels: version.labels().unwrap_or_default().iter().map(all_classes).collect(),
+            storage: match &version.made {
+                Made::Published(publish) => Storage::Version(publish.identity),
+                Made::Snapshot(snapshot) => Storage::Source(snapshot.as_ref().clone()),
+            },
+        })
+    }
+
+    /// A version as this subject may see it.
+    pub(crate) async fn pin_found(&self, found: Found) -> Result<PinnedTable, Problem> {
+        let grant = self.decide(&found.definition, &found.labels)?;
+        if !grant.visible() {
+            return Err(not_found(&found.at.name));
+        }
+        let storage = self.engine.open_storage(&found.at, &found.definition, &found.storage).await?;
+        let fields: Vec<FieldId> = found.definition.columns.iter().map(|c| c.field).collect();
+        let plan = self.govern_table(&found.at, fields, storage, &grant)?;
+        Ok(PinnedTable {
+            reference: None,
+            at: found.at,
+            definition: found.definition,
+            grant,
+            provider: Arc::new(GovernedTable::new(plan)),
+        })
+    }
+
+    /// The governed relation of a table: policy's filter, masks and barrier over its storage.
+    pub(crate) fn govern_table(
+        &self,
+        at: &TableVersion,
+        fields: Vec<FieldId>,
+        storage: Arc<dyn TableProvider>,
+        grant: &Grant,
+    ) -> Result<LogicalPlan, Problem> {
+        let leaf = Leaf::new(at.clone(), fields.clone(), storage);
+        let wrong = |e| crate::problem::from_datafusion(&e);
+        let scan = LogicalPlanBuilder::scan(at.name.name(), provider_as_source(Arc::new(leaf)), None)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(wrong)?;
+        let keys: Arc<dyn custody_policy::TokenKeys> = Arc::clone(&self.engine.keys) as _;
+        govern(scan, at, &fields, grant, &keys).map_err(wrong)
+    }
+
+    /// What this subject gets of a dataset with these columns and inherited classes.
+    pub(crate) fn decide(
+        &self,
+        definition: &DatasetDefinition,
+        labels: &[BTreeSet<custody_model::Class>],
+    ) -> Result<Grant, Problem> {
+        let bundle = self.engine.bundle().ok_or_else(|| {
+            Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
+        })?;
+        let facts = facts(&bundle, definition, labels);
+        let mut grant = Grant::clone(&self.engine.decisions.decide(&bundle, &self.subject, &facts));
+        // Group floors are a later piece: until then a column that may only be aggregated is not there at all.
+        for column in &mut grant.columns {
+            if column.rung == Rung::Aggregate {
+                column.rung = Rung::None;
+                column.mask = None;
+            }
+        }
+        Ok(grant)
+    }
+
+    fn sees_dataset(&self, dataset: &custody_catalog::Dataset) -> Result<bool, Problem> {
+        let labels = dataset.newest().and_then(|v| v.labels()).unwrap_or_default();
+        let labels: Vec<_> = labels.iter().map(all_classes).collect();
+        Ok(self.decide(dataset.definition(), &labels)?.visible())
+    }
+}
+
+fn no_such_version(dataset: &custody_catalog::Dataset, pin: Pin) -> Problem {
+    let name = dataset.name();
+    let newest = dataset.newest().map(|v| v.table.version);
+    let help = match newest {
+        Some(n) => format!("the newest is version {n}: `custody log {name}`"),
+        None => format!("nothing is published yet: `custody publish -m … -s {name}`"),
+    };
+    let what = match pin {
+        Pin::Version(n) => format!("version {n} of `{name}` not found"),
+        Pin::At(_) => format!("`{name}` had no version at that time"),
+        Pin::Newest => format!("`{name}` has no version yet"),
+    };
+    Problem::new(6003, what).help(help)
+}
+
+/// A version before any decision about it.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) at: TableVersion,
+    pub(crate) definition: Arc<DatasetDefinition>,
+    pub(crate) labels: Vec<BTreeSet<custody_model::Class>>,
+    pub(crate) storage: Storage,
+}
+
+/// Where the rows of a version lie.
+#[derive(Clone)]
+pub(crate) enum Storage {
+    Version(Hash),
+    Draft(Principal, Hash),
+    Source(custody_model::SourceSnapshot),
+    /// Nowhere yet: a plan over it can be made, not run.
+    Planned,
+}
+
+/// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes.
+pub(crate) fn facts(
+    bundle: &custody_policy::Bundle,
+    definition: &DatasetDefinition,
+    labels: &[BTreeSet<custody_model::Class>],
+) -> TableFacts {
+    let columns = definition
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(i, c)| {
+            let mut classes = bundle.tags_of(&definition.name, &c.name);
+            if let Some(inherited) = labels.get(i) {
+                classes.extend(inherited.iter().flat_map(|class| bundle.classes_under(class)));
+            }
+            ColumnFacts {
+                field: c.field,
+                name: c.name.clone(),
+                data_type: c.data_type.clone(),
+                classes,
+                approved: BTreeMap::new(),
+            }
+        })
+        .collect();
+    TableFacts {
+        dataset: definition.id,
+        name: definition.name.clone(),
+        owner: Principal(definition.owner.clone()),
+        purposes: definition.purposes.clone(),
+        columns,
+    }
+}
+
+/// Explicit and implicit classes alike: both protect.
+pub(crate) fn all_classes(label: &custody_model::ClassLabel) -> BTreeSet<custody_model::Class> {
+    label.explicit.union(&label.implicit).cloned().collect()
+}
+
+/// Denied and unknown read alike.
+pub(crate) fn not_found(name: &DatasetName) -> Problem {
+    Problem::new(6001, format!("table `{name}` not found"))
+        .help("SELECT dataset FROM system.catalog.datasets lists what you may see")
+}
+
+fn located(mut problem: Problem, reference: &Reference, text: &SourceText) -> Problem {
+    if problem.labels.is_empty() {
+        problem.labels.push(Label { start: reference.start, end: reference.end, text: "here".into() });
+        problem.file = Some(text.name.clone());
+    }
+    problem
+}
+
+/// A request is one query, or one EXPLAIN of a query.
+pub(crate) fn one_query(text: &SourceText) -> Result<(GatedQuery, Option<ExplainKind>), Problem> {
+    let mut statements = custody_dialect::parse(text).map_err(crate::refused)?;
+    if statements.len() > 1 {
+        return Err(Problem::new(1113, format!("one statement at a time: this text has {}", statements.len())));
+    }
+    let Some(statement) = statements.pop() else {
+        return Err(Problem::new(1113, "there is no statement here").help("SELECT … FROM schema.name"));
+    };
+    match statement.value {
+        Gated::Query(query) => Ok((query, None)),
+        Gated::Explain(kind, query) => Ok((query, Some(kind))),
+        Gated::Prepare(_) | Gated::Execute(_) => Err(Problem::new(1114, "prepared statements are made by the client")
+            .help("use the driver's `prepare`; PREPARE and EXECUTE as text are not supported yet")),
+        definition @ (Gated::Source(_) | Gated::FeatureView(_) | Gated::View(_)) => {
+            Err(Problem::new(1115, format!("statement `{}` belongs in a project file", definition.words()))
+                .help("put it under `sources/`, `features/` or `views/` and run `custody publish`"))
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A project folder: definitions in SQL files, policies beside them.
+//!
+//! What holds here: every file has passed the gate; one definition a name; features are in an order in which each
+//! comes after what it reads.
+
+use custody_dialect::{Definition, GatedQuery, Located, PlainViewDef, SourceDef, Statement, ViewDef, order};
+use custody_model::{DatasetName, Problem, SourceText};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A project folder, read.
+pub struct Project {
+    /// The folder.
+    pub root: PathBuf,
+    /// Texts of the definitions, by file.
+    pub files: Vec<SourceText>,
+    /// Sources by name.
+    pub sources: BTreeMap<DatasetName, Declared<SourceDef>>,
+    /// Feature views by name.
+    pub features: BTreeMap<DatasetName, Declared<ViewDef>>,
+    /// Plain views by name.
+    pub views: BTreeMap<DatasetName, Declared<PlainViewDef>>,
+    /// Names of the feature views, each after what it reads.
+    pub order: Vec<DatasetName>,
+    /// Policy files, by path below the project.
+    pub policies: Vec<(String, Vec<u8>)>,
+}
+
+/// A definition with where it came from.
+#[derive(Clone, Debug)]
+pub struct Declared<T> {
+    /// What it says.
+    pub def: T,
+    /// Its own text.
+    pub text: String,
+    /// Index into [`Project::files`].
+    pub file: usize,
+}
+
+impl Project {
+    /// Reads `sources/`, `features/`, `views/` and `policies/`. Reports every refusal at once.
+    pub fn load(root: &Path) -> Result<Self, Problem> {
+        let mut project = Self {
+            root: root.to_path_buf(),
+            files: vec![],
+            sources: BTreeMap::new(),
+            features: BTreeMap::new(),
+            views: BTreeMap::new(),
+            order: vec![],
+            policies: vec![],
+        };
+        let mut problems = vec![];
+        let mut parsed = vec![];
+        for folder in ["sources", "features", "views", "training"] {
+            for path in files_in(&root.join(folder), "sql")? {
+                let text = fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+                let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+                let text = SourceText::file(name, path, text);
+                match custody_dialect::parse(&text) {
+                    Ok(statements) => parsed.extend(statements.into_iter().map(|s| (project.files.len(), s))),
+                    Err(refusals) => problems.extend(refusals.problems().iter().cloned()),
+                }
+                project.files.push(text);
+            }
+        }
+        for (file, statement) in &parsed {
+            if let Err(problem) = project.take(*file, statement.clone()) {
+                problems.push(problem);
+            }
+        }
+        if problems.is_empty() {
+            match project.arrange(&parsed) {
+                Ok(order) => project.order = order,
+                Err(problem) => problems.push(problem),
+            }
+        }
+        for extension in ["cedar", "sql"] {
+            for path in files_in(&root.join("policies"), extension)? {
+                let bytes = fs::read(&path).map_err(|e| unreadable(&path, &e))?;
+                project.policies.push((path.strip_prefix(root).unwrap_or(&path).display().to_string(), bytes));
+            }
+        }
+        project.policies.sort();
+        if let Some(mut first) = pop_first(&mut problems) {
+            first.related.extend(problems);
+            return Err(first);
+        }
+        Ok(project)
+    }
+
+    /// The text a definition's places point into.
+    pub fn text(&self, file: usize) -> Option<&SourceText> {
+        self.files.get(file)
+    }
+
+    /// Files named in problems, by name.
+    pub fn text_named(&self, name: &str) -> Option<&SourceText> {
+        self.files.iter().find(|f| f.name == name)
+    }
+
+    fn take(&mut self, file: usize, statement: Located<Statement>) -> Result<(), Problem> {
+        let Located { value, text, start, end } = statement;
+        let words = value.words();
+        let place = |problem: Problem, files: &[SourceText]| {
+            let named = files.get(file).map(|f| f.name.clone()).unwrap_or_default();
+            problem.label(custody_model::Label { start, end, text: "here".into() }).file(named)
+        };
+        let Some(name) = value.defines().map(|n| n.value.clone()) else {
+            let problem = Problem::new(1110, format!("statement `{words}` does not define anything")).help(
+                "project files hold CREATE SOURCE, CREATE FEATURE VIEW and CREATE VIEW; queries go to `custody sql`",
+            );
+            return Err(place(problem, &self.files));
+        };
+        if self.sources.contains_key(&name) || self.features.contains_key(&name) || self.views.contains_key(&name) {
+            return Err(place(Problem::new(1111, format!("`{name}` is defined twice")), &self.files));
+        }
+        let wanted = match &value {
+            Statement::FeatureView(_) => Some("features"),
+            _ => None,
+        };
+        if let Some(schema) = wanted
+            && name.schema() != schema
+        {
+            let problem =
+                Problem::new(1112, format!("a feature view lives in schema `{schema}`, not `{}`", name.schema()))
+                    .help(format!("name it `{schema}.{}`", name.name()));
+            return Err(place(problem, &self.files));
+        }
+        if wanted.is_none() && matches!(name.schema(), "features" | "training" | "draft" | "quarantine" | "system") {
+            let problem = Problem::new(1112, format!("schema `{}` is reserved", name.schema()));
+            return Err(place(problem, &self.files));
+        }
+        match value {
+            Statement::Source(def) => {
+                self.sources.insert(name, Declared { def: *def, text, file });
+            }
+            Statement::FeatureView(def) => {
+                self.features.insert(name, Declared { def: *def, text, file });
+            }
+            Statement::View(def) => {
+                self.views.insert(name, Declared { def: *def, text, file });
+            }
+            Statement::Query(_) | Statement::Explain(..) | Statement::Prepare(_) | Statement::Execute(_) => {}
+        }
+        Ok(())
+    }
+
+    fn arrange(&self, parsed: &[(usize, Located<Statement>)]) -> Result<Vec<DatasetName>, Problem> {
+        let definitions: Vec<Definition<'_>> = parsed
+            .iter()
+            .filter_map(|(file, statement)| Some(Definition { source: self.files.get(*file)?, statement }))
+            .collect();
+        let order = order(&definitions).map_err(crate::refused)?;
+        Ok(order
+            .into_iter()
+            .filter_map(|i| definitions.get(i)?.statement.value.defines().map(|n| n.value.clone()))
+            .filter(|name| self.features.contains_key(name))
+            .collect())
+    }
+
+    /// The names a query reads, without repeats.
+    pub(crate) fn reads(query: &GatedQuery) -> BTreeSet<DatasetName> {
+        query.references().iter().map(|r| r.name.clone()).collect()
+    }
+
+    /// The feature views that a selection names, in order. `x`, `+x` with what it reads, `x+` with what reads it.
+    pub fn select(&self, selection: &[String]) -> Result<Vec<DatasetName>, Problem> {
+        if selection.is_empty() {
+            return Ok(self.order.clone());
+        }
+        let mut chosen = BTreeSet::new();
+        for item in selection {
+            let bare = item.trim_start_matches('+').trim_end_matches('+');
+            let qualified = if bare.contains('.') { bare.to_string() } else { format!("features.{bare}") };
+            let name: DatasetName =
+                qualified.parse().map_err(|e: custody_model::BadName| Problem::new(2001, e.to_string()))?;
+            if !self.features.contains_key(&name) {
+                return Err(Problem::new(6004, format!("no feature view `{name}` in this project")).help(format!(
+                    "there are {}",
+                    self.order.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+                )));
+            }
+            if item.starts_with('+') {
+                self.upstream(&name, &mut chosen);
+            }
+            if item.ends_with('+') {
+                for other in &self.order {
+                    let mut above = BTreeSet::new();
+                    self.upstream(other, &mut above);
+                    if above.contains(&name) {
+                        chosen.insert(other.clone());
+                    }
+                }
+            }
+            chosen.insert(name);
+        }
+        Ok(self.order.iter().filter(|n| chosen.contains(n)).cloned().collect())
+    }
+
+    fn upstream(&self, name: &DatasetName, into: &mut BTreeSet<DatasetName>) {
+        let Some(declared) = self.features.get(name) else { return };
+        for read in Self::reads(&declared.def.query) {
+            if self.features.contains_key(&read) && into.insert(read.clone()) {
+                self.upstream(&read, into);
+            }
+        }
+    }
+}
+
+fn pop_first(problems: &mut Vec<Problem>) -> Option<Problem> {
+    if problems.is_empty() { None } else { Some(problems.remove(0)) }
+}
+
+fn files_in(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Problem> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(unreadable(folder, &e)),
+    };
+    let mut files = vec![];
+    for entry in entries {
+        let path = entry.map_err(|e| unreadable(folder, &e))?.path();
+        if path.extension().is_some_and(|x| x == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(1304, format!("`{}` cannot be read: {error}", path.display()))
+}

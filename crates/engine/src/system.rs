@@ -1,0 +1,340 @@
+//! The catalog `system` for a session: read models of the ledger, governed and audited like any table.
+//!
+//! What holds here: a statement's system tables all show one position, the watermark frozen when it was pinned; the
+//! rows are those that the subject may see, chosen beneath the barrier.
+
+use crate::{
+    Engine,
+    pin::{PinnedTable, all_classes, facts, not_found},
+    provider::GovernedTable,
+    session::Session,
+};
+use custody_catalog::{Catalog, Dataset};
+use custody_ledger::{Position, Reader};
+use custody_model::{
+    ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, Hash, Node, Payload, Pin, Problem, RunRecord,
+    RunState, Rung, SealedBox, Subject, TableVersion, WallNanos, WriterId,
+};
+use custody_policy::{ColumnGrant, Grant, RowGrant, subject_key};
+use custody_store::FileDisk;
+use custody_system_tables::{
+    CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, Snapshot, TagRow, Viewer,
+};
+use datafusion::datasource::MemTable;
+use sha3::{Digest, Sha3_256};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, PoisonError},
+};
+
+/// Follows all chains of the ledger.
+pub(crate) struct SystemState {
+    reader: Reader<FileDisk>,
+    positions: BTreeMap<WriterId, Position>,
+    fold: Fold,
+    written: HashMap<Hash, (EntryId, RunRecord)>,
+    /// The time of the newest entry that a tree of this size covers, of recent sizes.
+    covered: HashMap<(WriterId, u64), WallNanos>,
+}
+
+impl SystemState {
+    pub(crate) fn new(ledger: &Path) -> Result<Self, Problem> {
+        Ok(Self {
+            reader: Reader::new(FileDisk::new(ledger)),
+            positions: BTreeMap::new(),
+            fold: Fold::new(),
+            written: HashMap::new(),
+            covered: HashMap::new(),
+        })
+    }
+
+    /// Takes what was appended since, by any process.
+    fn follow(&mut self) -> Result<(), Problem> {
+        for writer in self.reader.writers().map_err(|e| unreadable(&e))? {
+            let from = self.positions.remove(&writer).unwrap_or_default();
+            let (entries, position) = self.reader.tail(&writer, from).map_err(|e| unreadable(&e))?;
+            self.positions.insert(writer, position);
+            for entry in entries {
+                if let Payload::Run(record) = &entry.entry.payload
+                    && record.state == RunState::Written
+                    && let Some(run) = entry.entry.reference
+                {
+                    self.written.insert(record.identity, (run, record.clone()));
+                }
+                self.covered.insert((entry.writer.clone(), entry.seq.0 + 1), entry.entry.wall);
+                self.fold.apply(Arc::new(entry)).map_err(|e| unreadable(&e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(error: &dyn std::error::Error) -> Problem {
+    Problem::new(4006, format!("the ledger cannot be read: {error}")).help("custody ledger verify")
+}
+
+impl Engine {
+    /// The newest `written` entry for this identity: the run and what it wrote.
+    pub(crate) fn written(&self, identity: &Hash) -> Result<Option<(EntryId, RunRecord)>, Problem> {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        system.follow()?;
+        Ok(system.written.get(identity).cloned())
+    }
+
+    /// All system tables at one position.
+    pub(crate) fn snapshot(&self, catalog: &Catalog) -> Result<Snapshot, Problem> {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        system.follow()?;
+        system.fold.freeze(catalog).map_err(|e| unreadable(&e))
+    }
+
+    /// The catalog as it stood at an earlier position, folded again.
+    fn catalog_at(&self, seq: ControlSeq) -> Result<Arc<Catalog>, Problem> {
+        let newest = self.catalog();
+        if seq >= newest.at() {
+            return Ok(newest);
+        }
+        let mut catalog = Catalog::new();
+        for n in 1..=seq.0 {
+            let entry = self
+                .recorder
+                .control_entry(ControlSeq(n))?
+                .ok_or_else(|| Problem::new(4002, format!("control entry {n} is gone")))?;
+            catalog
+                .apply(&entry)
+                .map_err(|e| Problem::new(4002, format!("control entry {n} cannot be folded: {e}")))?;
+        }
+        Ok(Arc::new(catalog))
+    }
+}
+
+impl Session {
+    /// A system table at a position, with the rows this subject may see.
+    pub(crate) fn pin_system(&self, name: &DatasetName, pin: Pin) -> Result<PinnedTable, Problem> {
+        let table = custody_system_tables::system_table(name).ok_or_else(|| not_found(name))?;
+        let newest = self.engine.catalog();
+        let catalog = match pin {
+            Pin::Newest => newest,
+            Pin::Version(n) => self.engine.catalog_at(ControlSeq(n))?,
+            Pin::At(time) => self.engine.catalog_at(newest.seq_at(time))?,
+        };
+        let snapshot = self.engine.snapshot(&catalog)?;
+        let sees = SubjectSees { session: self, catalog: &catalog, grants: RefCell::default() };
+        let viewer =
+            Viewer { principal: self.subject.principal.clone(), roles: self.roles(), ticket: None, sees: &sees };
+        let batches = snapshot
+            .batches(name, &viewer, &EngineFacts { session: self, catalog: &catalog, rows: self.policy_rows(&catalog) })
+            .map_err(|e| unreadable(&e))?;
+        let at = TableVersion {
+            dataset: table.definition.id,
+            name: name.clone(),
+            version: catalog.at().0,
+            made_at: ControlSeq(0),
+            content: Hash::default(),
+        };
+        let rows = MemTable::try_new(Arc::clone(&table.schema), vec![batches])
+            .map_err(|e| crate::problem::from_datafusion(&e))?;
+        let grant = self.system_grant(&table.definition);
+        let fields: Vec<FieldId> = table.definition.columns.iter().map(|c| c.field).collect();
+        let plan = self.govern_table(&at, fields, Arc::new(rows), &grant)?;
+        Ok(PinnedTable {
+            reference: None,
+            at,
+            definition: Arc::new(table.definition.clone()),
+            grant,
+            provider: Arc::new(GovernedTable::new(plan)),
+        })
+    }
+
+    fn roles(&self) -> std::collections::BTreeSet<String> {
+        let catalog = self.engine.catalog();
+        self.subject.roles.union(&catalog.warehouse_roles(&self.subject.principal)).cloned().collect()
+    }
+
+    /// Rows and values of a system table are chosen for the viewer as they are made, so the grant over them is open;
+    /// its hash says who they were made for.
+    fn system_grant(&self, definition: &custody_model::DatasetDefinition) -> Grant {
+        let mut hasher = Sha3_256::new();
+        for part in [
+            b"custody system grant v1".as_slice(),
+            subject_key(&self.subject).0.as_bytes(),
+            definition.name.to_string().as_bytes(),
+        ] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        for role in self.roles() {
+            hasher.update((role.len() as u64).to_be_bytes());
+            hasher.update(role.as_bytes());
+        }
+        Grant {
+            columns: definition
+                .columns
+                .iter()
+                .map(|c| ColumnGrant {
+                    field: c.field,
+                    name: c.name.clone(),
+                    rung: Rung::Raw,
+                    mask: None,
+                    policies: vec![],
+                })
+                .collect(),
+            rows: RowGrant::All,
+            floor: None,
+            durability: Durability::Local,
+            explain_raw: true,
+            publish: false,
+            declassify: false,
+            valid_until: None,
+            policies: vec![],
+            failed: vec![],
+            hash: Hash(hasher.finalize().into()),
+        }
+    }
+
+    fn policy_rows(&self, catalog: &Catalog) -> PolicyRows {
+        let Some(bundle) = self.engine.bundle() else { return PolicyRows::default() };
+        let id = |name: &DatasetName| catalog.dataset(name).map(Dataset::id);
+        PolicyRows {
+            policies: bundle
+                .policies()
+                .iter()
+                .map(|p| PolicyRow { policy_id: p.id.clone(), kind: p.kind.to_string(), text: p.text.clone() })
+                .collect(),
+            row_sets: bundle
+                .row_sets()
+                .iter()
+                .filter_map(|r| {
+                    Some(RowSetRow {
+                        name: r.name.clone(),
+                        dataset: id(&r.dataset)?,
+                        predicate: r.predicate.clone(),
+                        guard: r.guard,
+                    })
+                })
+                .collect(),
+            tags: bundle
+                .tags()
+                .iter()
+                .filter_map(|t| {
+                    let dataset = catalog.dataset(&t.dataset)?;
+                    let column = dataset.definition().column_named(&t.column)?;
+                    Some(TagRow { dataset: dataset.id(), field: column.field, class: t.class.0.clone() })
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What policy lets this subject see, decided once a dataset version.
+struct SubjectSees<'a> {
+    session: &'a Session,
+    catalog: &'a Catalog,
+    grants: RefCell<HashMap<ControlSeq, Option<Arc<Grant>>>>,
+}
+
+impl SubjectSees<'_> {
+    /// The grant on the version made at this position; none where there is no such version or no decision.
+    fn grant(&self, made_at: ControlSeq) -> Option<Arc<Grant>> {
+        if let Some(known) = self.grants.borrow().get(&made_at) {
+            return known.clone();
+        }
+        let version = self.catalog.version_made_at(made_at);
+        let draft =
+            self.catalog.draft_made_at(made_at).filter(|d| d.record.principal == self.session.subject.principal);
+        let decided = match (version, draft) {
+            (Some(v), _) => {
+                let labels: Vec<_> = v.labels().unwrap_or_default().iter().map(all_classes).collect();
+                self.session.decide(v.definition(), &labels).ok()
+            }
+            (None, Some(d)) => {
+                let labels: Vec<_> = d.record.labels.iter().map(all_classes).collect();
+                self.session.decide(&d.record.definition, &labels).ok()
+            }
+            (None, None) => None,
+        };
+        let decided = decided.map(Arc::new);
+        self.grants.borrow_mut().insert(made_at, decided.clone());
+        decided
+    }
+
+    fn newest(&self, dataset: DatasetId) -> Option<Arc<Grant>> {
+        self.grant(self.catalog.dataset_by_id(dataset)?.newest()?.table.made_at)
+    }
+}
+
+impl Sees for SubjectSees<'_> {
+    fn dataset(&self, dataset: DatasetId) -> bool {
+        self.newest(dataset).is_some_and(|g| g.visible())
+    }
+
+    fn column(&self, node: Node) -> bool {
+        let Some(grant) = self.grant(node.made_at()) else { return false };
+        match usize::from(node.ordinal()).checked_sub(1) {
+            None => grant.visible(),
+            Some(i) => grant.columns.get(i).is_some_and(|c| c.rung > Rung::None),
+        }
+    }
+
+    fn explain_raw(&self, dataset: DatasetId) -> bool {
+        self.newest(dataset).is_some_and(|g| g.explain_raw)
+    }
+
+    fn owned(&self, dataset: DatasetId) -> bool {
+        self.catalog.dataset_by_id(dataset).is_some_and(|d| {
+            d.owner() == self.session.subject.principal.0 || self.session.subject.roles.contains(d.owner())
+        })
+    }
+
+    fn open(&self, table: &TableVersion) -> bool {
+        self.grant(table.made_at).is_some_and(|g| g.open())
+    }
+}
+
+struct EngineFacts<'a> {
+    session: &'a Session,
+    catalog: &'a Catalog,
+    rows: PolicyRows,
+}
+
+impl Facts for EngineFacts<'_> {
+    fn classes(&self, table: &TableVersion, field: FieldId) -> Vec<String> {
+        let Some(bundle) = self.session.engine.bundle() else { return vec![] };
+        let Some(version) = self.catalog.version_made_at(table.made_at) else { return vec![] };
+        let labels: Vec<_> = version.labels().unwrap_or_default().iter().map(all_classes).collect();
+        let facts = facts(&bundle, version.definition(), &labels);
+        let column = facts.columns.into_iter().find(|c| c.field == field);
+        column.map(|c| c.classes.iter().map(ToString::to_string).collect()).unwrap_or_default()
+    }
+
+    fn policies(&self) -> &PolicyRows {
+        &self.rows
+    }
+
+    fn checkpoints(&self) -> Result<Vec<CheckpointRow>, Box<dyn std::error::Error + Send + Sync>> {
+        let system = self.session.engine.system.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = vec![];
+        for writer in system.reader.writers()? {
+            let Some(note) = system.reader.checkpoint_note(&writer)? else { continue };
+            let head = note.checkpoint()?;
+            rows.push(CheckpointRow {
+                origin: head.origin,
+                tree_size: head.size.0,
+                root: head.root,
+                note: String::from_utf8_lossy(&note.to_bytes()).into_owned(),
+                signed_at: system.covered.get(&(writer, head.size.0)).copied().unwrap_or_default(),
+            });
+        }
+        Ok(rows)
+    }
+
+    fn subject_key(&self, subject: &Subject) -> Hash {
+        subject_key(subject).0
+    }
+
+    fn address(&self, sealed: &SealedBox) -> Option<String> {
+        self.session.engine.keys.unseal(sealed, "address")
+    }
+}
