@@ -60,6 +60,10 @@ impl Dialect for CustodyDialect {
         true
     }
 
+    fn supports_array_typedef_with_brackets(&self) -> bool {
+        true
+    }
+
     // Parsed to be refused by name.
 
     fn supports_group_by_with_modifier(&self) -> bool {

@@ -9,7 +9,7 @@
 
 use crate::{
     Place,
-    problem::code,
+    problem::{code, not_part},
     reference::{self, BARE_HELP, Named, Reference, Unreadable, plain},
     statement::FunctionCall,
     text::{MAX_COLUMNS, MAX_CTES, MAX_JOINS, Tokens},
@@ -62,11 +62,26 @@ struct Gate<'a> {
     joins: usize,
     ctes: usize,
     row_only: bool,
+    /// Whether this is in a select list, however deep.
+    in_select_list: bool,
+    /// Names of windows that may be used here. DataFusion resolves them in the select list only, drops `OVER w` elsewhere,
+    /// and in subqueries of a select list takes the outer select's windows.
+    windows: BTreeSet<String>,
 }
 
 impl<'a> Gate<'a> {
     fn new(tokens: &'a Tokens, anchor: usize) -> Self {
-        Self { tokens, anchor, found: Found::default(), problems: vec![], joins: 0, ctes: 0, row_only: false }
+        Self {
+            tokens,
+            anchor,
+            found: Found::default(),
+            problems: vec![],
+            joins: 0,
+            ctes: 0,
+            row_only: false,
+            in_select_list: false,
+            windows: BTreeSet::new(),
+        }
     }
 
     fn finish(mut self) -> Result<Found, Vec<Problem>> {
@@ -88,13 +103,20 @@ impl<'a> Gate<'a> {
     }
 
     fn clause_as(&mut self, shown: &str, words: &[&str], help: &str) {
-        let place = self.tokens.find(self.anchor, words).unwrap_or_else(|| self.tokens.place(self.anchor));
-        self.refuse(not_part(shown, help).label(place.label("nothing reads this clause")));
+        let label = match self.tokens.find(self.anchor, words) {
+            Some(place) => place.label("nothing reads this clause"),
+            None => self.tokens.place(self.anchor).label("in what begins here"),
+        };
+        self.refuse(not_part(shown, help).label(label));
     }
 
     fn at(&mut self, span: sqlparser::tokenizer::Span, shown: &str, help: &str) {
-        let place = self.place(span);
-        self.refuse(not_part(shown, help).label(place.label("nothing reads this")));
+        let label = if span.start.line == 0 {
+            self.tokens.place(self.anchor).label("in what begins here")
+        } else {
+            self.tokens.place_of(span).label("nothing reads this")
+        };
+        self.refuse(not_part(shown, help).label(label));
     }
 
     fn place(&self, span: sqlparser::tokenizer::Span) -> Place {
@@ -130,11 +152,7 @@ impl<'a> Gate<'a> {
             format_clause,
             pipe_operators,
         } = query;
-        let start = match with {
-            Some(with) => with.with_token.0.span.start,
-            None => body.span().start,
-        };
-        self.anchored(start, |gate| {
+        self.anchored(query_start(query), |gate| {
             let mut scope = outer.clone();
             if let Some(with) = with {
                 gate.with(with, &mut scope);
@@ -226,6 +244,9 @@ impl<'a> Gate<'a> {
                     }
                 }
             });
+            if *recursive {
+                self.recursive(query);
+            }
             // Its own name is visible inside only if recursive, and then shadows an outer one; later names never are.
             let mut inside = scope.clone();
             if *recursive {
@@ -234,6 +255,27 @@ impl<'a> Gate<'a> {
             self.query(query, &inside);
             scope.names.insert(name);
         }
+    }
+
+    /// DataFusion takes the two sides of a recursive union and drops what stands around them.
+    fn recursive(&mut self, query: &ast::Query) {
+        let is_union = matches!(&*query.body, ast::SetExpr::SetOperation { op: ast::SetOperator::Union, .. });
+        if !is_union {
+            return;
+        }
+        self.anchored(query_start(query), |gate| {
+            if query.with.is_some() {
+                gate.clause_as("WITH inside a recursive query", &["WITH"], "define the name before the recursive one");
+            }
+            if query.order_by.is_some() {
+                gate.clause_as("ORDER BY of a recursive query", &["ORDER", "BY"], "order the query that reads it");
+            }
+            if query.limit_clause.is_some() {
+                let help = "end the recursion with a condition in `WHERE`; limit the query that reads it";
+                let word = if gate.tokens.find(gate.anchor, &["LIMIT"]).is_some() { "LIMIT" } else { "OFFSET" };
+                gate.clause_as(&format!("{word} of a recursive query"), &[word], help);
+            }
+        });
     }
 
     fn set_expr(&mut self, root: &ast::SetExpr, scope: &Scope) {
@@ -366,7 +408,7 @@ impl<'a> Gate<'a> {
         if let Some(ast::Top { with_ties: _, percent: _, quantity: _ }) = top {
             self.clause(&["TOP"], "write `LIMIT n`");
         }
-        self.columns(projection, scope);
+        self.select_list(projection, named_window, scope);
         if exclude.is_some() {
             self.clause(&["EXCLUDE"], "write it directly after the star: `* EXCLUDE (a, b)`");
         }
@@ -409,7 +451,9 @@ impl<'a> Gate<'a> {
         self.exprs(having, scope);
         for ast::NamedWindowDefinition(_, window) in named_window {
             match window {
-                ast::NamedWindowExpr::NamedWindow(_) => {}
+                ast::NamedWindowExpr::NamedWindow(name) => {
+                    self.at(name.span, "a window that is another window", "repeat the window's clauses");
+                }
                 ast::NamedWindowExpr::WindowSpec(spec) => self.window(spec, scope),
             }
         }
@@ -456,6 +500,40 @@ impl<'a> Gate<'a> {
         }
     }
 
+    fn select_list(&mut self, items: &[ast::SelectItem], windows: &[ast::NamedWindowDefinition], scope: &Scope) {
+        let mut names = BTreeSet::new();
+        for ast::NamedWindowDefinition(ident, _) in windows {
+            if !names.insert(plain(ident)) {
+                let place = self.place(ident.span);
+                self.refuse(
+                    Problem::new(code::NAME, format!("window `{}` is defined twice", plain(ident)))
+                        .help("choose another name")
+                        .label(place.label("defined again here")),
+                );
+            }
+        }
+        let outside = self.in_select_list;
+        self.windows = if outside { BTreeSet::new() } else { names };
+        self.in_select_list = true;
+        self.columns(items, scope);
+        self.in_select_list = outside;
+        self.windows = BTreeSet::new();
+    }
+
+    fn named_window(&mut self, ident: &ast::Ident) {
+        let name = plain(ident);
+        if !self.windows.contains(&name) {
+            let place = self.place(ident.span);
+            self.refuse(
+                Problem::new(code::CLAUSE, format!("window `{name}` cannot be used here"))
+                    .help(
+                        "a window is named in the select list of the query that defines it; elsewhere write `OVER (…)`",
+                    )
+                    .label(place.label("here")),
+            );
+        }
+    }
+
     fn columns(&mut self, items: &[ast::SelectItem], scope: &Scope) {
         if items.len() > MAX_COLUMNS {
             let place = self.tokens.place(self.anchor);
@@ -464,7 +542,10 @@ impl<'a> Gate<'a> {
         for item in items {
             match item {
                 ast::SelectItem::UnnamedExpr(expr) => self.exprs([expr], scope),
-                ast::SelectItem::ExprWithAlias { expr, alias: _ } => self.exprs([expr], scope),
+                ast::SelectItem::ExprWithAlias { expr, alias } => {
+                    self.alias_name(alias);
+                    self.exprs([expr], scope);
+                }
                 ast::SelectItem::ExprWithAliases { expr, aliases: _ } => {
                     self.at(expr.span(), "a list of aliases", "give each column its own alias");
                 }
@@ -686,7 +767,7 @@ impl<'a> Gate<'a> {
             }),
             Factor::Derived { lateral: _, subquery, alias, sample } => {
                 if let Some(sample) = sample {
-                    self.anchored(subquery.span().start, |gate| gate.sample(sample));
+                    self.anchored(query_start(subquery), |gate| gate.sample(sample));
                 }
                 self.alias(alias.as_ref());
                 self.subquery(subquery, scope);
@@ -772,13 +853,26 @@ impl<'a> Gate<'a> {
         if !explicit && name.quote_style.is_none() && matches!(word.as_str(), "FINAL" | "ONLY") {
             self.at(name.span, &word, "leave it out; for an alias of this name write `AS` before it");
         }
+        self.alias_name(name);
         for ast::TableAliasColumnDef { name, data_type } in columns {
+            self.alias_name(name);
             if data_type.is_some() {
                 self.at(name.span, "a type in a table alias", "cast the column in the select list");
             }
         }
         if let Some(at) = at {
-            self.at(at.span, "AT after an alias", "number the rows with `row_number() OVER (ORDER BY …)`");
+            self.at(at.span, "an alias with `AT`", "number the rows with `row_number() OVER (ORDER BY …)`");
+        }
+    }
+
+    fn alias_name(&mut self, name: &ast::Ident) {
+        if name.quote_style == Some('\'') {
+            let label = match self.tokens.find_text(self.anchor, &name.value) {
+                Some(place) => place.label("nothing reads this"),
+                None => self.tokens.place(self.anchor).label("in what begins here"),
+            };
+            let help = "write names in double quotes, texts in single quotes";
+            self.refuse(not_part("a name in single quotes", help).label(label));
         }
     }
 
@@ -870,7 +964,7 @@ impl<'a> Gate<'a> {
         let place = self.place(name.span());
         match reference::named(name) {
             Ok(Named::Bare(bare)) if TABLE_FUNCTIONS.contains(&bare.as_str()) => {
-                self.found.functions.push(FunctionCall { name: bare, place, in_from: true, modifier: None });
+                self.found.functions.push(FunctionCall { name: bare, place, in_from: true, modifiers: vec![] });
             }
             Ok(Named::Bare(bare)) => self.refuse(
                 Problem::new(code::CLAUSE, format!("table function `{bare}` is not part of the dialect"))
@@ -912,7 +1006,9 @@ impl<'a> Gate<'a> {
                     .label(place.label("here")),
             );
         } else {
+            let outer = std::mem::take(&mut self.windows);
             self.query(query, scope);
+            self.windows = outer;
         }
     }
 
@@ -995,7 +1091,7 @@ impl<'a> Gate<'a> {
                 rest.push(expr);
                 match op {
                     ast::UnaryOperator::Plus | ast::UnaryOperator::Minus | ast::UnaryOperator::Not => {}
-                    _ => self.at(expr.span(), &format!("operator {op}"), "write a function"),
+                    _ => self.at(expr.span(), &format!("operator `{op}`"), "write a function"),
                 }
             }
             Expr::Cast { kind: _, expr: inner, data_type, array, format } => {
@@ -1035,6 +1131,9 @@ impl<'a> Gate<'a> {
                 rest.push(expr);
                 rest.extend(trim_what.iter().map(|e| &**e));
                 rest.extend(trim_characters.iter().flatten());
+                if trim_characters.as_ref().is_some_and(|list| list.len() > 1) {
+                    self.at(expr.span(), "a list of characters in trim", "write them in one text: `btrim(x, 'abc')`");
+                }
             }
             Expr::Overlay { expr, overlay_what, overlay_from, overlay_for } => {
                 rest.extend([&**expr, &**overlay_what, &**overlay_from]);
@@ -1075,9 +1174,9 @@ impl<'a> Gate<'a> {
                     );
                 }
             }
-            Expr::AtTimeZone { timestamp: _, time_zone } => {
-                self.at(time_zone.span(), "AT TIME ZONE", "timestamps are UTC; add an interval for another offset");
-            }
+            Expr::AtTimeZone { timestamp, time_zone: _ } => self.anchored(timestamp.span().start, |gate| {
+                gate.clause(&["AT", "TIME", "ZONE"], "timestamps are UTC; add an interval for another offset");
+            }),
             Expr::Wildcard(_) => {}
             Expr::JsonAccess { value, path: _ } => {
                 self.at(value.span(), "a path with `:`", "write `get_field(x, 'name')`");
@@ -1097,9 +1196,9 @@ impl<'a> Gate<'a> {
             Expr::Convert { is_try: _, expr, data_type: _, charset: _, target_before_value: _, styles: _ } => {
                 self.at(expr.span(), "CONVERT", "write `CAST(x AS type)`");
             }
-            Expr::Collate { expr, collation: _ } => {
-                self.at(expr.span(), "COLLATE", "text compares by its UTF-8 bytes; write `lower(x)` to ignore case");
-            }
+            Expr::Collate { expr, collation: _ } => self.anchored(expr.span().start, |gate| {
+                gate.clause(&["COLLATE"], "text compares by its UTF-8 bytes; write `lower(x)` to ignore case");
+            }),
             Expr::Prefixed { prefix, value: _ } => {
                 self.at(prefix.span, "a prefix before a literal", "leave the prefix out")
             }
@@ -1156,7 +1255,7 @@ impl<'a> Gate<'a> {
             | Op::PGRegexIMatch
             | Op::PGRegexNotMatch
             | Op::PGRegexNotIMatch => {}
-            _ => self.at(right.span(), &format!("operator {op}"), "write a function"),
+            _ => self.at(right.span(), &format!("operator `{op}`"), "write a function"),
         }
     }
 
@@ -1179,8 +1278,15 @@ impl<'a> Gate<'a> {
         let shown = name.to_string();
         match reference::named(name) {
             Ok(Named::Bare(bare)) => {
-                let modifier = modifier(function);
-                self.found.functions.push(FunctionCall { name: bare, place, in_from: false, modifier });
+                let modifiers = modifiers(function);
+                if modifiers.contains(&"OVER") && modifiers.contains(&"ORDER BY") {
+                    self.at(
+                        name.span(),
+                        "ORDER BY in the arguments of a window function",
+                        "write it in `OVER (… ORDER BY …)`",
+                    );
+                }
+                self.found.functions.push(FunctionCall { name: bare, place, in_from: false, modifiers });
             }
             Ok(Named::Dataset(_)) | Err(_) => self.refuse(
                 Problem::new(code::NAME, format!("function name `{shown}` has more than one part"))
@@ -1213,7 +1319,8 @@ impl<'a> Gate<'a> {
             None | Some(ast::NullTreatment::IgnoreNulls | ast::NullTreatment::RespectNulls) => {}
         }
         match over {
-            None | Some(ast::WindowType::NamedWindow(_)) => {}
+            None => {}
+            Some(ast::WindowType::NamedWindow(name)) => self.named_window(name),
             Some(ast::WindowType::WindowSpec(spec)) => self.window(spec, scope),
         }
         self.sorts(within_group, scope);
@@ -1273,39 +1380,53 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// What a scalar function's planning would drop.
-fn modifier(function: &ast::Function) -> Option<&'static str> {
-    let list = match &function.args {
-        ast::FunctionArguments::List(list) => Some(list),
-        ast::FunctionArguments::None | ast::FunctionArguments::Subquery(_) => None,
-    };
-    let clause = list.and_then(|l| l.clauses.first());
-    if list.is_some_and(|l| l.duplicate_treatment.is_some()) {
-        Some("DISTINCT")
-    } else if function.filter.is_some() {
-        Some("FILTER")
-    } else if function.over.is_some() {
-        Some("OVER")
-    } else if !function.within_group.is_empty() {
-        Some("WITHIN GROUP")
-    } else if function.null_treatment.is_some() {
-        Some("IGNORE NULLS")
-    } else {
-        clause.map(|clause| match clause {
-            ast::FunctionArgumentClause::IgnoreOrRespectNulls(_) => "IGNORE NULLS",
-            _ => "ORDER BY",
-        })
+/// Where a query begins. sqlparser's `span` would walk all of it, at every level.
+fn query_start(query: &ast::Query) -> Location {
+    let mut query = query;
+    loop {
+        if let Some(with) = &query.with {
+            return with.with_token.0.span.start;
+        }
+        let mut body = &*query.body;
+        while let ast::SetExpr::SetOperation { left, op: _, set_quantifier: _, right: _ } = body {
+            body = left;
+        }
+        match body {
+            ast::SetExpr::Select(select) => return select.select_token.0.span.start,
+            ast::SetExpr::Query(inner) => query = inner,
+            ast::SetExpr::Values(values) => {
+                return values.rows.first().map_or(Location::empty(), |row| row.opening_token.0.span.start);
+            }
+            ast::SetExpr::SetOperation { .. }
+            | ast::SetExpr::Insert(_)
+            | ast::SetExpr::Update(_)
+            | ast::SetExpr::Delete(_)
+            | ast::SetExpr::Merge(_)
+            | ast::SetExpr::Table(_) => return Location::empty(),
+        }
     }
 }
 
-fn not_part(shown: &str, help: &str) -> Problem {
-    let named = shown.chars().next().is_some_and(|c| !c.is_lowercase());
-    let message = if named {
-        format!("`{shown}` is not part of the dialect")
-    } else {
-        format!("{shown} is not part of the dialect")
+/// Parts of a call that not every kind of function reads.
+fn modifiers(function: &ast::Function) -> Vec<&'static str> {
+    let (distinct, clauses) = match &function.args {
+        ast::FunctionArguments::List(list) => (list.duplicate_treatment.is_some(), list.clauses.as_slice()),
+        ast::FunctionArguments::None | ast::FunctionArguments::Subquery(_) => (false, &[][..]),
     };
-    Problem::new(code::CLAUSE, message).help(help)
+    let order_by = clauses.iter().any(|c| matches!(c, ast::FunctionArgumentClause::OrderBy(_)));
+    let nulls = function.null_treatment.is_some()
+        || clauses.iter().any(|c| matches!(c, ast::FunctionArgumentClause::IgnoreOrRespectNulls(_)));
+    [
+        (distinct, "DISTINCT"),
+        (order_by, "ORDER BY"),
+        (function.filter.is_some(), "FILTER"),
+        (!function.within_group.is_empty(), "WITHIN GROUP"),
+        (nulls, "IGNORE NULLS"),
+        (function.over.is_some(), "OVER"),
+    ]
+    .into_iter()
+    .filter_map(|(present, word)| present.then_some(word))
+    .collect()
 }
 
 fn is_simple(name: &str) -> bool {

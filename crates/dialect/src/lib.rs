@@ -19,6 +19,8 @@ mod reference;
 mod relations;
 mod rewrite;
 mod statement;
+#[cfg(test)]
+mod tests;
 mod text;
 mod types;
 
@@ -30,9 +32,9 @@ pub use problem::{Place, Refusals, code};
 pub use reference::Reference;
 pub use relations::{Relations, table_reference};
 pub use statement::{
-    Check, Clauses, ExecuteDef, Expectation, ExplainKind, FunctionCall, GatedQuery, Incremental, Key, Located,
-    OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, SourceColumn, SourceDef, SourceFormat, Statement,
-    ViewDef,
+    Check, Clauses, ExecuteDef, Expectation, ExplainKind, FunctionCall, FunctionKind, GatedQuery, Incremental, Key,
+    Located, OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, SourceColumn, SourceDef, SourceFormat,
+    Statement, ViewDef,
 };
 pub use text::{
     MAX_CHAIN, MAX_COLUMNS, MAX_CTES, MAX_JOINS, MAX_NESTING, MAX_SET_OPERATIONS, MAX_STATEMENT_BYTES, normalise,

@@ -47,7 +47,7 @@ pub(crate) fn unsupported_statement(words: &str, place: Place) -> Problem {
         Some(near) => format!("did you mean `{near}`?"),
         None => match words {
             "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "COPY" | "TRUNCATE" => {
-                "data changes through `custody publish` only".to_string()
+                "data changes through `custody publish` and leaves as the result of a query".to_string()
             }
             "SET" | "RESET" | "PRAGMA" => "settings belong in `custody.toml`".to_string(),
             "SHOW" | "DESCRIBE" | "DESC" => "select from `information_schema`".to_string(),
@@ -154,6 +154,9 @@ impl Head<'_> {
     fn end(&self) -> Result<()> {
         if self.index() >= self.tokens.len() {
             return Ok(());
+        }
+        if let Some(problem) = problem::foreign(self.tokens, self.index()) {
+            return Err(vec![problem]);
         }
         let problem = self.expected("the end of the statement");
         let after_version = self.peek(&["VERSION"]) || self.peek(&["TIMESTAMP", "AS", "OF"]);
@@ -317,7 +320,9 @@ impl Head<'_> {
         self.end()?;
         let mut ast = *parsed;
         let found = gate::query(&ast, self.tokens, first)?;
-        crate::rewrite::unnest(&mut ast);
+        if found.functions.iter().any(|call| call.in_from && call.name == "unnest") {
+            crate::rewrite::unnest(&mut ast);
+        }
         Ok(GatedQuery {
             ast,
             references: found.references,
@@ -385,7 +390,6 @@ impl Head<'_> {
     fn literal(&mut self) -> Result<ast::Expr> {
         let first = self.index();
         let expr = self.parser.parse_expr().map_err(|e| vec![problem::from_parser(&e, self.tokens)])?;
-        gate::check(&expr, self.tokens, first)?;
         let literal = match &expr {
             ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus | ast::UnaryOperator::Plus, expr } => {
                 matches!(&**expr, ast::Expr::Value(v) if matches!(v.value, ast::Value::Number(..)))
@@ -395,6 +399,7 @@ impl Head<'_> {
             _ => false,
         };
         if literal {
+            gate::check(&expr, self.tokens, first)?;
             Ok(expr)
         } else {
             Err(vec![

@@ -2,7 +2,7 @@
 
 use crate::text::Tokens;
 use custody_model::{Label, Position, Problem, SourceText};
-use sqlparser::parser::ParserError;
+use sqlparser::{parser::ParserError, tokenizer::Token};
 use std::fmt;
 
 /// Codes of this crate. All are exit code 1: fix the input.
@@ -126,11 +126,20 @@ pub(crate) fn from_parser(error: &ParserError, tokens: &Tokens) -> Problem {
     let (message, location) = split_location(text);
     let index = location
         .map_or(tokens.len(), |(line, column)| tokens.index_at(sqlparser::tokenizer::Location::new(line, column)));
+    if let Some(problem) = foreign(tokens, index) {
+        return problem;
+    }
     let message = match message.split_once(", found: ") {
         Some((expected, found)) => {
-            let expected = lower_first(expected.trim_start_matches("Expected: "));
+            let expected = expected.trim_start_matches("Expected: ");
+            let literal = !expected.chars().any(|c| c.is_lowercase() || c == ' ');
+            let expected = if literal { format!("`{expected}`") } else { lower_first(expected) };
             let found = if found == "EOF" { "the end of the statement".to_string() } else { format!("`{found}`") };
             format!("expected {expected}, found {found}")
+        }
+        None if message.to_lowercase().starts_with("no infix parser") => {
+            let token = tokens.token(index).map_or_else(|| "the end".to_string(), |t| format!("`{t}`"));
+            format!("{token} cannot stand after an expression")
         }
         None => lower_first(message),
     };
@@ -139,6 +148,52 @@ pub(crate) fn from_parser(error: &ParserError, tokens: &Tokens) -> Problem {
         Some(help) => problem.help(help),
         None => problem,
     }
+}
+
+/// Clauses of other systems at which sqlparser stops, refused by name.
+pub(crate) fn foreign(tokens: &Tokens, index: usize) -> Option<Problem> {
+    let word = |i: Option<usize>| i.and_then(|i| tokens.word(i));
+    let symbol = |i: Option<usize>, symbol: &Token| i.and_then(|i| tokens.token(i)) == Some(symbol);
+    let before = index.checked_sub(1);
+    let two_before = index.checked_sub(2);
+    let (first, shown, help) = match word(Some(index)).as_deref() {
+        Some("PARTITION") => (index, "PARTITION (…)", "write a condition in `WHERE`"),
+        Some("INDEX" | "KEY") if matches!(word(before).as_deref(), Some("USE" | "IGNORE" | "FORCE")) => {
+            (before?, "an index hint", "leave the hint out")
+        }
+        Some("AT") => (index, "an alias with `AT`", "number the rows with `row_number() OVER (ORDER BY …)`"),
+        Some("MATERIALIZED") => (index, "MATERIALIZED", "leave it out; the optimizer decides"),
+        Some("NOT") if word(Some(index + 1)).as_deref() == Some("MATERIALIZED") => {
+            (index, "NOT MATERIALIZED", "leave it out; the optimizer decides")
+        }
+        _ if word(before).as_deref() == Some("STRUCT") && word(two_before).as_deref() == Some("AS") => {
+            (two_before?, "AS STRUCT", "write `named_struct('a', a, …)`")
+        }
+        _ if word(before).as_deref() == Some("VALUE") && word(two_before).as_deref() == Some("AS") => {
+            (two_before?, "AS VALUE", "select the value itself")
+        }
+        _ if word(before).as_deref() == Some("SELECT") && symbol(two_before, &Token::LParen) => (
+            before?,
+            "a query as a function's only argument",
+            "write the query in parentheses of its own: `f((SELECT …))`",
+        ),
+        _ if symbol(Some(index), &Token::LParen) && symbol(before, &Token::RParen) => {
+            (index, "a second list of arguments", "give all arguments in one list")
+        }
+        _ => return None,
+    };
+    Some(not_part(shown, help).label(tokens.stretch(first, index + 1).label("nothing reads this")))
+}
+
+/// `… is not part of the dialect`: words of SQL in backticks, descriptions without.
+pub(crate) fn not_part(shown: &str, help: &str) -> Problem {
+    let described = shown.starts_with(|c: char| c.is_lowercase());
+    let message = if described {
+        format!("{shown} is not part of the dialect")
+    } else {
+        format!("`{shown}` is not part of the dialect")
+    };
+    Problem::new(code::CLAUSE, message).help(help)
 }
 
 fn split_location(text: &str) -> (&str, Option<(u64, u64)>) {

@@ -26,7 +26,7 @@ impl Reference {
 
 /// An identifier as this dialect reads it: in lower case unless quoted.
 pub(crate) fn plain(ident: &ast::Ident) -> String {
-    if ident.quote_style.is_none() { ident.value.to_lowercase() } else { ident.value.clone() }
+    if ident.quote_style.is_none() { ident.value.to_ascii_lowercase() } else { ident.value.clone() }
 }
 
 /// Why a name or pin cannot be read: a message and a help.

@@ -3,9 +3,9 @@
 //! A definition keeps everything that was declared, executed yet or not, so that the engine can refuse what it
 //! cannot honour with the place where it was written. Nothing here is optional because a reader forgot it.
 
-use crate::{Place, reference::Reference};
+use crate::{Place, code, reference::Reference};
 use arrow_schema::DataType;
-use custody_model::{DatasetName, Position, Purpose};
+use custody_model::{DatasetName, Position, Problem, Purpose};
 use sqlparser::ast;
 
 /// Something with the text it was written as and where.
@@ -19,6 +19,17 @@ pub struct Located<T> {
     pub start: Position,
     /// One past the last character.
     pub end: Position,
+}
+
+impl Located<Statement> {
+    /// Why a session refuses it: definitions come from project files only.
+    pub fn refused_in_session(&self) -> Option<Problem> {
+        self.value.is_definition().then(|| {
+            Problem::new(code::STATEMENT, format!("statement `{}` belongs in a project file", self.value.words()))
+                .help("save it below `sources/`, `features/` or `views/` and run `custody plan`")
+                .label(Place { start: self.start, end: self.end }.label("here"))
+        })
+    }
 }
 
 /// Something small with its place, for carets.
@@ -128,6 +139,27 @@ impl GatedQuery {
         &self.functions
     }
 
+    /// Modifiers of calls that DataFusion would drop, given what each function is. Names that are no function are
+    /// left to the planner.
+    pub fn dropped_modifiers(&self, kind: impl Fn(&str) -> Option<FunctionKind>) -> Vec<Problem> {
+        let mut problems = vec![];
+        for call in self.functions.iter().filter(|call| !call.in_from) {
+            let (kept, noun): (&[&str], &str) = match kind(&call.name) {
+                Some(FunctionKind::Scalar) => (&[], "scalar function"),
+                Some(FunctionKind::Window) => (&["OVER", "IGNORE NULLS"], "window function"),
+                Some(FunctionKind::Aggregate) | None => continue,
+            };
+            for modifier in call.modifiers.iter().filter(|m| !kept.contains(m)) {
+                problems.push(
+                    Problem::new(code::CLAUSE, format!("`{modifier}` has no meaning for {noun} `{}`", call.name))
+                        .help("leave it out")
+                        .label(call.place.label("in this call")),
+                );
+            }
+        }
+        problems
+    }
+
     /// The syntax tree. Its pins are in the table factors: plan it with [`crate::Relations`].
     pub fn ast(&self) -> &ast::Query {
         &self.ast
@@ -163,9 +195,20 @@ pub struct FunctionCall {
     pub place: Place,
     /// Whether it stands in `FROM`.
     pub in_from: bool,
-    /// A part of the call that DataFusion reads for aggregates and window functions only and drops for scalar ones:
-    /// `DISTINCT`, `FILTER`, `OVER`, …. The engine refuses it on a scalar function.
-    pub modifier: Option<&'static str>,
+    /// Parts of the call that DataFusion reads for some kinds of functions and drops for others: `DISTINCT`, `FILTER`,
+    /// `OVER`, `WITHIN GROUP`, `ORDER BY`, `IGNORE NULLS`. See [`GatedQuery::dropped_modifiers`].
+    pub modifiers: Vec<&'static str>,
+}
+
+/// What kind of function a name is, as far as modifiers of its call go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FunctionKind {
+    /// One value per row.
+    Scalar,
+    /// One value per group, also over windows.
+    Aggregate,
+    /// Over windows only.
+    Window,
 }
 
 /// `PREPARE name [(type, …)] AS query`.

@@ -120,6 +120,13 @@ impl Tokens {
             .map(|first| self.stretch(first, first + words.len()))
     }
 
+    /// The first text in single quotes at or after token `from` that says `text`.
+    pub(crate) fn find_text(&self, from: usize, text: &str) -> Option<Place> {
+        (from..self.all.len())
+            .find(|i| matches!(self.token(*i), Some(Token::SingleQuotedString(found)) if found == text))
+            .map(|i| self.place(i))
+    }
+
     fn find_at_level(&self, from: usize, words: &[&str], same_level: bool) -> Option<usize> {
         let mut depth = 0_i64;
         for index in from..self.all.len() {
@@ -226,7 +233,9 @@ pub fn normalise(text: &str) -> Option<String> {
     if text.len() > MAX_STATEMENT_BYTES {
         return None;
     }
-    tokenise(text).ok().map(|tokens| normalised(&tokens))
+    let mut tokens = tokenise(text).ok()?;
+    tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
+    Some(normalised(&as_of(tokens)))
 }
 
 fn normalised(tokens: &[TokenWithSpan]) -> String {
