@@ -150,8 +150,49 @@ struct Count {
     unclaimed: BTreeSet<String>,
 }
 
+/// Rules on top of one another. Tables as in `subqueries`.
+const COMBINED: [&str; 34] = [
+    "SELECT a, (SELECT max(x) FROM u WHERE u.a = t.a AND u.y IN (SELECT z FROM w WHERE w.a = t.b)) AS m FROM t",
+    "SELECT b, sum(CASE WHEN a IN (SELECT a FROM u WHERE y > 1) THEN c ELSE 0 END) AS s FROM t GROUP BY b",
+    "SELECT k, n FROM (SELECT a % 2 AS k, count(*) AS n FROM t WHERE b > 0 GROUP BY a % 2) AS g WHERE n > 1",
+    "SELECT t.a, u.x FROM t LEFT JOIN u ON t.a = u.a AND u.y > 1 WHERE u.x IS NULL OR t.b > 1",
+    "SELECT t.b, u.y FROM t FULL JOIN u ON t.a = u.a",
+    "SELECT u.y, t.b FROM t RIGHT JOIN u ON t.a = u.a AND t.c = u.x",
+    "SELECT a, rn FROM (SELECT a, b, row_number() OVER (PARTITION BY b ORDER BY c, a) AS rn FROM t) AS q WHERE rn <= 2",
+    "SELECT a, r FROM (SELECT a, dense_rank() OVER (ORDER BY b) AS r FROM t UNION ALL SELECT x, y FROM u) AS q WHERE r < 3",
+    "SELECT a FROM t WHERE b = (SELECT max(b) FROM t AS i WHERE i.a = t.a)",
+    "SELECT DISTINCT b, (SELECT count(*) FROM u WHERE u.a = t.b) AS n FROM t",
+    "SELECT a, b FROM t EXCEPT SELECT a, x FROM u INTERSECT SELECT a, z FROM w",
+    "SELECT max(m) AS mm FROM (SELECT b, max(c) AS m FROM t GROUP BY b HAVING count(*) > 1) AS g",
+    "SELECT b, sum(c) AS s FROM t GROUP BY ROLLUP (b, a) HAVING sum(c) > 1",
+    "SELECT a, b, sum(c) AS s FROM t GROUP BY GROUPING SETS ((a, b), (a)) ORDER BY s",
+    "SELECT t.a FROM t JOIN u ON t.a = u.a JOIN w ON w.a = u.x WHERE w.z > t.c",
+    "SELECT p.b, q.c FROM t AS p, t AS q WHERE p.a = q.b AND p.c < q.a",
+    "WITH k AS (SELECT a, sum(b) AS s FROM t GROUP BY a) SELECT k.s, x FROM k JOIN u ON k.a = u.a WHERE k.s > (SELECT avg(s) FROM k)",
+    "WITH k AS (SELECT a, lag(b) OVER (ORDER BY c, a, b) AS l FROM t) SELECT a, coalesce(l, a) AS v FROM k WHERE l IS NULL OR l > 0",
+    "SELECT coalesce((SELECT min(x) FROM u WHERE u.a = t.a), b) AS v, c FROM t",
+    "SELECT CASE (SELECT count(*) FROM u WHERE u.a = t.a) WHEN 0 THEN b WHEN 1 THEN c END AS v, a FROM t",
+    "SELECT a, sum(b) OVER (PARTITION BY (SELECT max(y) FROM u) ORDER BY c) AS s FROM t",
+    "SELECT a, count(*) FILTER (WHERE c > 0) OVER (PARTITION BY b) AS n FROM t",
+    "SELECT a, first_value(b) OVER (PARTITION BY c ORDER BY a) AS f, last_value(c) OVER (ORDER BY b) AS l FROM t",
+    "SELECT nth_value(a, 2) OVER (ORDER BY b) AS n, sum(c) OVER (ORDER BY a ROWS 1 PRECEDING) AS s FROM t",
+    "SELECT a FROM (SELECT a, b FROM t ORDER BY c, a, b LIMIT 3) AS q WHERE b > 0",
+    "SELECT t.b, k.n FROM t, LATERAL (SELECT count(*) AS n FROM u WHERE u.a = t.a AND u.x > t.c) AS k",
+    "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.a = t.a GROUP BY u.x HAVING sum(u.y) > t.b)",
+    "SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM u WHERE u.x = t.b) OR c IN (SELECT z FROM w)",
+    "SELECT a, b IN (SELECT x FROM u WHERE u.a = t.a) AS f FROM t",
+    "SELECT a FROM t WHERE (a, b) IN (SELECT a, x FROM u)",
+    "SELECT b FROM t WHERE a >= ALL (SELECT a FROM t AS i WHERE i.b = t.b)",
+    "SELECT count(DISTINCT a) AS n, b FROM t WHERE c > (SELECT min(z) FROM w WHERE w.a = t.a) GROUP BY b",
+    "WITH RECURSIVE r(n, v) AS (SELECT 0 AS n, max(a) AS v FROM t UNION ALL SELECT n + 1, v FROM r WHERE n < (SELECT max(z) FROM w)) SELECT n, v FROM r",
+    "SELECT string_agg(CAST(a AS TEXT), ',' ORDER BY b, a) AS s, c FROM t GROUP BY c",
+];
+
 async fn witness(file: &str, seeds: u64, count: &mut Count) {
-    let (world, queries) = queries(file).await;
+    let (world, mut queries) = queries(file).await;
+    if file == "subqueries" {
+        queries.extend(COMBINED.map(String::from));
+    }
     let names = world.ctx.catalog("datafusion").unwrap().schema("public").unwrap().table_names();
     for seed in 1..=seeds {
         let mut draw = Draw(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
