@@ -8,6 +8,7 @@ pub const IDS: &[&str] = &[
     "barrier.limit",
     "barrier.predicates",
     "barrier.schema",
+    "check.decisions",
     "check.expressions",
     "check.leaves",
     "decide.error",
@@ -63,16 +64,20 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
 
 #[cfg(any(test, feature = "mutation"))]
 mod switch {
-    use std::{cell::RefCell, collections::BTreeSet};
+    use std::{cell::RefCell, collections::BTreeSet, sync::OnceLock};
+
+    /// `CUSTODY_OFF=id cargo test`: the whole run without one line, which must fail.
+    static OFF_EVERYWHERE: OnceLock<Option<String>> = OnceLock::new();
 
     thread_local! {
         static OFF: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
     }
 
-    /// Whether `id` is on, on this thread.
+    /// Whether `id` is on, on this thread and in this run.
     #[doc(hidden)]
     pub fn on(id: &str) -> bool {
-        OFF.with_borrow(|off| !off.contains(id))
+        let everywhere = OFF_EVERYWHERE.get_or_init(|| std::env::var("CUSTODY_OFF").ok());
+        everywhere.as_deref() != Some(id) && OFF.with_borrow(|off| !off.contains(id))
     }
 
     /// Runs `f` with `id` switched off on this thread. A multi-threaded runtime does not see the switch.

@@ -1,27 +1,25 @@
-//! The last physical rule: looks at the finished plan and refuses it where a barrier failed.
+//! Looks at the finished plan, after the last physical rule, and refuses it where a barrier failed.
 //!
-//! It shares nothing with the rules that make barriers. Each storage leaf stands under exactly one barrier whose decision
-//! was recorded; below a closed barrier stand only nodes and expressions that are listed here.
+//! Each storage leaf stands under exactly one barrier, whose decision was recorded; below a closed barrier stand only
+//! nodes and expressions that are listed here.
 
 use super::{exec::BarrierExec, leakproof};
 use custody_model::{Hash, TableVersion};
 use custody_policy::{enforce, mask::is_mask_function};
 use datafusion::arrow::datatypes::{DataType, Schema};
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::expressions as physical;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Decisions that a session has recorded: only under these may storage be read.
+/// Decisions recorded for a statement: only under these may it read storage. An extension of the session's config.
 #[derive(Debug, Default)]
 pub struct Decisions(Mutex<BTreeSet<(TableVersion, Hash)>>);
 
@@ -59,43 +57,31 @@ const STORAGE: &[&str] = &["DataSourceExec", "DeltaScanMetaExec", "StreamingTabl
 /// Leaves that make rows from the statement alone, or none.
 const FREE: &[&str] = &["EmptyExec", "ExplainExec", "LazyMemoryExec", "PlaceholderRowExec", "WorkTableExec"];
 
-/// The last physical optimizer rule.
-#[derive(Debug)]
-pub struct BarrierCheck {
-    decisions: Arc<Decisions>,
+/// Refuses the plan where a leaf is not under exactly one barrier, a barrier's decision is not among `decisions`, or
+/// something unknown is below a closed barrier.
+pub fn check(plan: &Arc<dyn ExecutionPlan>, decisions: Option<&Decisions>) -> Result<()> {
+    check_node(plan, decisions, &[])
 }
 
-impl BarrierCheck {
-    /// Against these decisions.
-    pub fn new(decisions: Arc<Decisions>) -> Self {
-        Self { decisions }
-    }
-
-    /// Refuses the plan where a leaf is not under exactly one recorded barrier, or something unknown is below one.
-    pub fn check(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
-        self.node(plan, &[])
-    }
-
-    fn node(&self, plan: &Arc<dyn ExecutionPlan>, above: &[&BarrierExec]) -> Result<()> {
-        if let Some(barrier) = plan.downcast_ref::<BarrierExec>() {
-            if !self.decisions.has(barrier.at(), barrier.grant()) {
-                return internal_err!("no decision is recorded for `{}`", barrier.at());
-            }
-            let inner: Vec<_> = above.iter().copied().chain([barrier]).collect();
-            return self.node(barrier.input(), &inner);
+fn check_node(plan: &Arc<dyn ExecutionPlan>, decisions: Option<&Decisions>, above: &[&BarrierExec]) -> Result<()> {
+    if let Some(barrier) = plan.downcast_ref::<BarrierExec>() {
+        if enforce!("check.decisions", decisions.is_some_and(|d| !d.has(barrier.at(), barrier.grant()))) {
+            return internal_err!("no decision is recorded for `{}`", barrier.at());
         }
-        let leaf = plan.children().is_empty();
-        if leaf {
-            check_leaf(plan, above)?;
-        }
-        if above.iter().any(|b| !b.open()) {
-            if !leaf && enforce!("check.expressions", !BELOW.contains(&plan.name())) {
-                return internal_err!("`{}` is not known below a barrier", plan.name());
-            }
-            check_expressions(plan)?;
-        }
-        plan.children().into_iter().try_for_each(|child| self.node(child, above))
+        let inner: Vec<_> = above.iter().copied().chain([barrier]).collect();
+        return check_node(barrier.input(), decisions, &inner);
     }
+    let leaf = plan.children().is_empty();
+    if leaf {
+        check_leaf(plan, above)?;
+    }
+    if above.iter().any(|b| !b.open()) {
+        if !leaf && enforce!("check.expressions", !BELOW.contains(&plan.name())) {
+            return internal_err!("`{}` is not known below a barrier", plan.name());
+        }
+        check_expressions(plan)?;
+    }
+    plan.children().into_iter().try_for_each(|child| check_node(child, decisions, above))
 }
 
 fn check_leaf(plan: &Arc<dyn ExecutionPlan>, above: &[&BarrierExec]) -> Result<()> {
@@ -170,19 +156,4 @@ fn cannot_fail(from: &DataType, to: &DataType) -> bool {
         || (from.is_integer() && to.is_integer() && wider(from, to))
         || ((from.is_integer() || float(from)) && float(to))
         || *from == DataType::Null
-}
-
-impl PhysicalOptimizerRule for BarrierCheck {
-    fn name(&self) -> &str {
-        "barrier_check"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        self.check(&plan)?;
-        Ok(plan)
-    }
 }

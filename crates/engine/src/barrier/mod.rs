@@ -7,7 +7,7 @@
 //! 2. `rules`: the logical rule that moves those, and only those, below a barrier.
 //! 3. `planner`: logical barriers become physical ones; a scan without a barrier is refused.
 //! 4. `exec`: `BarrierExec`, which stops statistics, limits, orders and error texts.
-//! 5. `check`: the last physical rule, which looks at the finished plan and refuses it where any of this failed.
+//! 5. `check`: looks at the finished plan, after every physical rule, and refuses it where any of this failed.
 //! 6. `explain`: plans as text that end at each barrier.
 //!
 //! Known and documented, not closed: time, and how much a scan could prune; how many partitions the files below a
@@ -22,28 +22,19 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use check::{BarrierCheck, Decisions};
+pub use check::{Decisions, check};
 pub use exec::{BarrierExec, InsideGovernedTable};
 pub use explain::{logical_text, physical_text};
 pub use planner::{BarrierPlanner, BarrierQueryPlanner};
 pub use rules::{BarrierPushDown, optimizer_rules};
 
 use datafusion::execution::SessionStateBuilder;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
-use datafusion::physical_planner::ExtensionPlanner;
 use std::sync::Arc;
 
-/// Puts the barrier into a session: optimizer rules, query planner, and the check as the last physical rule.
+/// Puts the barrier into a session: optimizer rules, and a query planner that checks what it made.
 ///
-/// It replaces all three, so it comes after anything else that sets them; planners of other nodes go in `extra`.
-pub fn barrier_session_state(
-    base: SessionStateBuilder,
-    decisions: Arc<Decisions>,
-    extra: Vec<Arc<dyn ExtensionPlanner + Send + Sync>>,
-) -> SessionStateBuilder {
-    let mut physical = PhysicalOptimizer::new().rules;
-    physical.push(Arc::new(BarrierCheck::new(decisions)));
-    base.with_optimizer_rules(optimizer_rules())
-        .with_query_planner(Arc::new(BarrierQueryPlanner::new(extra)))
-        .with_physical_optimizer_rules(physical)
+/// It replaces both, so it comes after anything else that sets them. A session whose config carries [`Decisions`] (as an
+/// extension, one per statement) runs only under these.
+pub fn barrier_session_state(base: SessionStateBuilder) -> SessionStateBuilder {
+    base.with_optimizer_rules(optimizer_rules()).with_query_planner(Arc::new(BarrierQueryPlanner::new(vec![])))
 }

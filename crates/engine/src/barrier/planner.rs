@@ -2,7 +2,10 @@
 //!
 //! What holds after it: every table scan of the logical plan, subqueries included, stood under exactly one barrier.
 
-use super::exec::BarrierExec;
+use super::{
+    check::{Decisions, check},
+    exec::BarrierExec,
+};
 use async_trait::async_trait;
 use custody_policy::{Barrier, ViewBoundary, enforce};
 use datafusion::catalog::Session;
@@ -64,7 +67,7 @@ fn own_columns(barrier: &Barrier, input: Arc<dyn ExecutionPlan>) -> Result<Arc<d
     Ok(Arc::new(ProjectionExec::try_new(positions.iter().map(column).collect::<Vec<_>>(), input)?))
 }
 
-/// DataFusion's planner with ours, after a look at the logical plan.
+/// DataFusion's planner with ours, between a look at the logical plan and one at the physical.
 pub struct BarrierQueryPlanner {
     planner: DefaultPhysicalPlanner,
 }
@@ -88,7 +91,9 @@ impl fmt::Debug for BarrierQueryPlanner {
 impl QueryPlanner for BarrierQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         check_scans(plan, 0)?;
-        self.planner.create_physical_plan(plan, session).await
+        let physical = self.planner.create_physical_plan(plan, session).await?;
+        check(&physical, session.config().get_extension::<Decisions>().as_deref())?;
+        Ok(physical)
     }
 }
 
