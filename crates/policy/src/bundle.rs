@@ -9,6 +9,7 @@ use crate::{
     ddl::{self, ColumnName, MaskSpec, MaskTarget, Statement, TableName, What},
     digest::Digest,
     grant::Mask,
+    mask,
     place::{Fault, Place},
     rows::{self, Bound, Literal, Name, RowExpr},
 };
@@ -309,19 +310,17 @@ impl Bundle {
 
 /// The mask for a type, or `None` where it does not fit.
 fn fit(spec: &MaskSpec, data_type: &DataType) -> Option<Mask> {
-    let text = rows::is_text(data_type);
-    match spec {
-        MaskSpec::Null => Some(Mask::Null),
-        MaskSpec::Const(literal) => constant(literal, data_type).map(Mask::Const),
-        MaskSpec::Token { key, domain } => {
-            (text || *data_type == DataType::Int64).then(|| Mask::Token { key: key.clone(), domain: domain.clone() })
-        }
-        MaskSpec::First(n) => text.then_some(Mask::First(*n)),
-        MaskSpec::Last(n) => text.then_some(Mask::Last(*n)),
-        MaskSpec::Year => rows::is_time(data_type).then_some(Mask::Year),
-        MaskSpec::Month => rows::is_time(data_type).then_some(Mask::Month),
-        MaskSpec::Bucket(width) => (data_type.is_integer() || data_type.is_floating()).then_some(Mask::Bucket(*width)),
-    }
+    let mask = match spec {
+        MaskSpec::Null => Mask::Null,
+        MaskSpec::Const(literal) => Mask::Const(constant(literal, data_type)?),
+        MaskSpec::Token { key, domain } => Mask::Token { key: key.clone(), domain: domain.clone() },
+        MaskSpec::First(n) => Mask::First(*n),
+        MaskSpec::Last(n) => Mask::Last(*n),
+        MaskSpec::Year => Mask::Year,
+        MaskSpec::Month => Mask::Month,
+        MaskSpec::Bucket(width) => Mask::Bucket(*width),
+    };
+    mask::supports(&mask, data_type).then_some(mask)
 }
 
 fn constant(literal: &Literal, data_type: &DataType) -> Option<datafusion_common::ScalarValue> {
@@ -342,6 +341,18 @@ fn describe(spec: &MaskSpec) -> &'static str {
     }
 }
 
+/// PolicyHash of files, in whatever order they are given: whether they differ from the active bundle needs no loading.
+pub fn policy_hash(files: &[(String, Vec<u8>)]) -> Hash {
+    let mut files: Vec<_> = files.iter().collect();
+    files.sort();
+    let mut hash = Digest::new("custody/policy/v1");
+    hash.number(cedar::SCHEMA_VERSION).number(MASK_LIBRARY_VERSION).number(files.len() as u64);
+    for (path, bytes) in files {
+        hash.text(path).bytes(bytes);
+    }
+    hash.finish()
+}
+
 /// A bundle in the making.
 struct Loader<'a> {
     bundle: Bundle,
@@ -358,13 +369,8 @@ impl<'a> Loader<'a> {
         let actions = schema
             .action_entities()
             .map_err(|e| vec![Problem::new(1900, format!("the policy schema has no actions: {e}"))])?;
-        let mut hash = Digest::new("custody/policy/v1");
-        hash.number(cedar::SCHEMA_VERSION).number(MASK_LIBRARY_VERSION).number(files.len() as u64);
-        for (path, bytes) in &files {
-            hash.text(path).bytes(bytes);
-        }
         let bundle = Bundle {
-            hash: hash.finish(),
+            hash: policy_hash(&files),
             files,
             schema,
             actions,

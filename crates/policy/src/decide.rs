@@ -206,33 +206,34 @@ fn columns(asker: &Asker<'_>, table: &Resource, has_floor: bool) -> Fallible<Vec
     Ok(grants)
 }
 
-/// The highest rung that policy permits: the lowest over the column as it is and as each of its classes alone.
+/// The highest rung that policy permits, its permits, then the forbids above it: the lowest over the column as it is and as each of its classes alone.
 fn permitted(asker: &Asker<'_>, table: &Resource, id: &str, alike: &Alike) -> Fallible<(Rung, Vec<PolicyId>)> {
     let specific = asker.bundle.most_specific(&alike.classes);
     let mut views = vec![alike.classes.clone()];
     if specific.len() > 1 && enforce!("decide.lowest", true) {
         views.extend(specific.into_iter().map(|class| asker.bundle.classes_under(class)));
     }
-    let mut lowest = Rung::Raw;
-    let mut policies = BTreeSet::new();
+    let mut lowest: Option<(Rung, Vec<PolicyId>)> = None;
+    let mut forbids = BTreeSet::new();
     for classes in views {
         let resource = Resource::column(id, table, &classes, &alike.approved)?;
         let question = asker.question(&resource, |p| p.columns)?;
-        let mut rung = Rung::None;
+        let mut found = (Rung::None, vec![]);
         for candidate in cedar::RUNGS.into_iter().rev() {
             let answer = question.ask(candidate.word())?;
-            policies.extend(answer.reasons);
             if answer.allowed {
-                rung = candidate;
+                found = (candidate, answer.reasons);
                 break;
             }
+            forbids.extend(answer.reasons);
         }
-        lowest = lowest.min(rung);
-        if lowest == Rung::None {
-            break;
+        if lowest.as_ref().is_none_or(|(rung, _)| found.0 < *rung) {
+            lowest = Some(found);
         }
     }
-    Ok((lowest, policies.into_iter().collect()))
+    let (rung, mut policies) = lowest.unwrap_or((Rung::None, vec![]));
+    policies.extend(forbids);
+    Ok((rung, policies))
 }
 
 /// Lowers a rung until type and parameters support it.
@@ -378,6 +379,7 @@ struct Question<'a> {
 
 struct Answer {
     allowed: bool,
+    /// The permits of an Allow, the forbids of a Deny, sorted.
     reasons: Vec<PolicyId>,
 }
 
@@ -482,7 +484,13 @@ impl Question<'_> {
         }
         Ok(Answer {
             allowed: response.decision() == Decision::Allow,
-            reasons: response.diagnostics().reason().map(ToString::to_string).collect(),
+            reasons: response
+                .diagnostics()
+                .reason()
+                .map(ToString::to_string)
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
         })
     }
 }

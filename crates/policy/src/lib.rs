@@ -16,17 +16,21 @@ mod ddl;
 mod decide;
 mod digest;
 pub mod enforce;
+mod explain;
 mod govern;
 mod grant;
 pub mod markers;
 pub mod mask;
 mod place;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 pub use barrier::{Barrier, ViewBoundary};
-pub use bundle::{Bundle, PolicyRow, RowSetRow, Tables, TagRow};
+pub use bundle::{Bundle, PolicyRow, RowSetRow, Tables, TagRow, policy_hash};
 pub use cache::Decisions;
 pub use decide::{decide, facts_hash, subject_key};
+pub use explain::{ExplainRow, explain, rows_text};
 pub use govern::govern;
 pub use grant::{ColumnFacts, ColumnGrant, Grant, GroupFloor, Mask, RowGrant, RowPredicate, TableFacts};
 pub use mask::TokenKeys;

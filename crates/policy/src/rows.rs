@@ -483,3 +483,52 @@ pub(crate) fn cast(literal: &Literal, data_type: &DataType, at: Place) -> Result
     let value = if fits { text_to(&text, data_type) } else { None };
     value.ok_or_else(|| Fault::types(format!("`{text}` is not a value of type {data_type}"), at))
 }
+
+/// An expression of the language as SQL text. Anything else is printed as DataFusion prints it.
+pub(crate) fn sql(expr: &Expr) -> String {
+    let not = |negated: bool| if negated { "NOT " } else { "" };
+    match expr {
+        Expr::Column(column) => column.name.clone(),
+        Expr::Literal(value, _) => literal_sql(value),
+        Expr::BinaryExpr(b) => format!("{} {} {}", nested(&b.left), b.op, nested(&b.right)),
+        Expr::Not(e) => format!("NOT {}", nested(e)),
+        Expr::IsTrue(e) => format!("{} IS TRUE", nested(e)),
+        Expr::IsNotTrue(e) => format!("{} IS NOT TRUE", nested(e)),
+        Expr::IsFalse(e) => format!("{} IS FALSE", nested(e)),
+        Expr::IsNotFalse(e) => format!("{} IS NOT FALSE", nested(e)),
+        Expr::IsNull(e) => format!("{} IS NULL", nested(e)),
+        Expr::IsNotNull(e) => format!("{} IS NOT NULL", nested(e)),
+        Expr::InList(i) => {
+            let list = i.list.iter().map(sql).collect::<Vec<_>>().join(", ");
+            format!("{} {}IN ({list})", nested(&i.expr), not(i.negated))
+        }
+        Expr::Between(b) => {
+            format!("{} {}BETWEEN {} AND {}", nested(&b.expr), not(b.negated), nested(&b.low), nested(&b.high))
+        }
+        Expr::Like(l) => format!("{} {}LIKE {}", nested(&l.expr), not(l.negated), nested(&l.pattern)),
+        other => other.to_string(),
+    }
+}
+
+/// The same as an operand: in parentheses where it would otherwise be read differently.
+pub(crate) fn nested(expr: &Expr) -> String {
+    match expr {
+        Expr::Column(_) | Expr::Literal(..) | Expr::InList(_) => sql(expr),
+        Expr::BinaryExpr(b) if b.op != Operator::And && b.op != Operator::Or => sql(expr),
+        _ => format!("({})", sql(expr)),
+    }
+}
+
+fn literal_sql(value: &ScalarValue) -> String {
+    let quoted = |prefix: &str, text: &str| format!("{prefix}'{}'", text.replace('\'', "''"));
+    match value {
+        ScalarValue::Boolean(Some(b)) => if *b { "TRUE" } else { "FALSE" }.into(),
+        ScalarValue::Utf8(Some(t)) | ScalarValue::LargeUtf8(Some(t)) | ScalarValue::Utf8View(Some(t)) => quoted("", t),
+        ScalarValue::Date32(_) | ScalarValue::Date64(_) => quoted("DATE ", &value.to_string()),
+        _ if is_time(&value.data_type()) => match value.cast_to(&DataType::Utf8) {
+            Ok(ScalarValue::Utf8(Some(t))) => quoted("TIMESTAMP ", &t),
+            _ => value.to_string(),
+        },
+        _ => value.to_string(),
+    }
+}

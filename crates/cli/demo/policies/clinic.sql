@@ -20,10 +20,11 @@ CREATE ROW SET eu         ON raw.patients AS region = 'eu';
 CREATE ROW SET own_region ON raw.patients AS region IN (@region);
 CREATE GUARD consented    ON raw.patients AS consent IS TRUE;
 
--- Row sets belong to a dataset. A feature that shows the region is cut by it like its source.
+-- Row sets and guards belong to a dataset. A feature that shows region and consent is cut by them like its source.
 CREATE ROW SET everyone   ON features.patient_profile AS TRUE;
 CREATE ROW SET eu         ON features.patient_profile AS region = 'eu';
 CREATE ROW SET own_region ON features.patient_profile AS region IN (@region);
+CREATE GUARD consented    ON features.patient_profile AS consent IS TRUE;
 
 CREATE MASK PARAMETERS FOR identifier (token = hmac(key 'research', domain 'person'), redact = null);
 -- Ages and other numbers derived from quasi-identifiers are read in tens.

@@ -1,0 +1,10 @@
+CREATE CLASSIFICATION pii;  CREATE CLASSIFICATION clinical;
+CREATE CLASSIFICATION identifier UNDER pii;  CREATE CLASSIFICATION quasi UNDER pii;
+TAG COLUMN clinic.patients.mrn AS identifier;
+TAG COLUMN clinic.patients.birth_date AS quasi;
+TAG COLUMN clinic.patients.region, clinic.patients.hba1c AS clinical;
+CREATE ROW SET eu         ON clinic.patients AS region = 'eu';
+CREATE ROW SET own_region ON clinic.patients AS region IN (@region);
+CREATE GUARD consented    ON clinic.patients AS consent IS TRUE;
+CREATE MASK PARAMETERS FOR identifier (token = hmac(key 'research', domain 'person'), redact = null);
+CREATE MASK PARAMETERS FOR quasi (partial = year);
