@@ -90,17 +90,19 @@ pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Res
     let checkpoint = load_checkpoint(disk, writer, genesis)?;
     let mut scan = Scan { disk, writer, log_id: genesis.log_id(), checkpoint, found, last: vec![], reads: vec![] };
     let headers = scan.headers()?;
-    // Where the newest frame ends, and where its segment's file may hold a torn rest.
-    let mut tail = None;
+    let mut ends = vec![];
     for (index, header) in headers.iter().enumerate() {
         let limit = headers.get(index + 1).map(|next| next.previous_length);
         let has_frames = scan.segment(header, limit)?;
-        if has_frames || tail.is_none() {
-            tail = Some((header, scan.found.length));
-        }
+        ends.push((header, scan.found.length, has_frames));
     }
-    if let Some((header, offset)) = tail {
-        scan.tail(header, offset, headers.last().is_some_and(|last| last.number == header.number))?;
+    // The newest bytes behind frames are the torn ones. A last segment without any frame may stem from an opening that
+    // went no further: what it found behind an earlier segment is then not recorded yet.
+    for (index, (header, end, has_frames)) in ends.iter().enumerate().rev() {
+        scan.tail(header, *end, index + 1 == ends.len())?;
+        if *has_frames || scan.found.torn.is_some() {
+            break;
+        }
     }
     scan.finish()
 }
@@ -223,7 +225,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// What comes after the newest frame, in its segment.
+    /// What comes after a segment's newest frame.
     fn tail(&mut self, header: &SegmentHeader, offset: u64, is_last: bool) -> Result<(), OpenRefused> {
         let (number, path) = (header.number, segment_path(self.writer, header.number));
         let mut used = 0;

@@ -1,5 +1,6 @@
 //! Chains on a disk that fails: what was acknowledged stays, whatever happens.
 
+use crate::verify::{Outside, Source, TrustPolicy, Unreadable, Verdict, verify};
 use crate::{
     Appended, Chain, ChainOptions, CommitFailed, Disk, EntryBytes, Genesis, KeySet, OpenRefused, Position, Reader,
     Sha3, SignedNote, TreeSize, control, root_of,
@@ -106,7 +107,22 @@ fn check(disk: &SimDisk, told: &Told, what: &str) {
     let begun = after.iter().filter(|e| e.entry.kind() == Kind::ReadIntent).count();
     assert_eq!(recovery.open.len(), begun, "{what}");
     drop(chain);
-    assert!(open(disk, 3).is_ok(), "{what}: a second opening");
+    let (chain, _) = open(disk, 3).unwrap_or_else(|e| panic!("{what}, a second opening: {e}"));
+    chain.close(&signer(1), NOW).unwrap();
+    // The verifier, which shares no code with the writer, finds nothing to say.
+    let report = verify(&Files(disk), &TrustPolicy::default(), &Outside::none(NOW));
+    assert_eq!(report.verdict, Verdict::FreshnessUnproven, "{what}: {}", report.render());
+}
+
+struct Files<'a>(&'a SimDisk);
+
+impl Source for Files<'_> {
+    fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {
+        Ok(self.0.list(folder).unwrap())
+    }
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Unreadable> {
+        Ok(self.0.read(path).unwrap())
+    }
 }
 
 #[test]
@@ -256,8 +272,12 @@ fn damage_is_refused() {
     let short = |disk: &SimDisk| assert!(disk.tamper(&segment(1), |bytes| bytes.truncate(2048)));
     assert_eq!(refusal(&short), format!("{at} 0: the segment has another size than its header says"));
     let gone = |disk: &SimDisk| assert!(disk.remove(&segment(1)));
-    let more = open(&disk, 2).unwrap().0;
+    let mut more = open(&disk, 2).unwrap().0;
+    more.commit(&[note(4)], NOW).unwrap();
     drop(more);
+    // The first frame of the last segment is no less than any other.
+    let second = "ledger damaged at writer serve, segment 2, offset";
+    assert_eq!(refusal(&flip(2, 512 + 110)), format!("{second} 512: a valid frame follows"));
     assert_eq!(refusal(&gone), format!("{at} 0: the segment is missing"));
     assert_eq!(refusal(&flip(1, 512 * 4 + 300)), format!("{at} 2048: a frame is damaged"));
     let newer = |disk: &SimDisk| {

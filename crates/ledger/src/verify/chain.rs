@@ -273,8 +273,9 @@ impl Run<'_> {
         };
         (cursor.end, cursor.previous, cursor.incarnation) = (SECTOR, header.hash, header.incarnation);
         self.frames(chain, cursor, segment, &bytes[..limit], next.is_none(), signed);
-        let Some(next) = next.filter(|_| limit > SECTOR) else { return };
         let beyond = &bytes[limit..];
+        // A segment without frames or bytes behind them changes nothing about what an earlier one left.
+        let Some(next) = next.filter(|_| limit > SECTOR || !zeros(beyond)) else { return };
         match next.reason {
             Reason::Torn | Reason::SyncFailed | Reason::NoSpace => {
                 let torn = next.reason == Reason::Torn;
