@@ -1,7 +1,8 @@
 //! Problems for people: the code, what is wrong, where, and the next step. The only file that knows miette.
 
 use custody_model::{Position, Problem, SourceText};
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity,
+    ThemeCharacters, ThemeStyles};
 use std::io::{IsTerminal, Write};
 
 /// Writes a problem and those related to it. `texts` are what labels may point into.
@@ -13,7 +14,7 @@ pub(crate) fn render(problem: &Problem, texts: &[SourceText], to: &mut dyn Write
             GraphicalTheme::unicode()
         }
     } else {
-        GraphicalTheme::ascii()
+        GraphicalTheme { characters: ThemeCharacters::ascii(), styles: ThemeStyles::none() }
     };
     let handler = GraphicalReportHandler::new_themed(theme).with_width(120);
     for one in std::iter::once(problem).chain(&problem.related) {

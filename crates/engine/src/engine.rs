@@ -214,8 +214,8 @@ impl Engine {
         pinned.iter().for_each(|t| decided.record(&t.at, t.grant.hash));
         let tables =
             pinned.iter().filter_map(|t| t.reference.clone().map(|r| (r, provider_as_source(Arc::clone(&t.provider)))));
-        let builder = SessionStateBuilder::new_from_existing(self.base.clone());
-        let mut state = barrier::barrier_session_state(builder, decided, vec![]).build();
+        let mut state = self.base.clone();
+        state.config_mut().set_extension(decided);
         state
             .register_relation_planner(Arc::new(Relations::new(tables)))
             .map_err(|e| crate::problem::from_datafusion(&e))?;
@@ -296,11 +296,12 @@ fn base_state(settings: &Settings) -> Result<SessionState, Problem> {
         .with_runtime_env(runtime)
         .with_catalog_list(Arc::new(NoCatalogs))
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_type_planner(Arc::new(custody_dialect::Types))
         .with_scalar_functions(functions::scalar())
         .with_aggregate_functions(functions::aggregate())
         .with_window_functions(functions::window())
         .with_table_function_list(SessionStateDefaults::default_table_functions());
-    Ok(builder.build())
+    Ok(barrier::barrier_session_state(builder).build())
 }
 
 impl Session {

@@ -9,6 +9,7 @@ use crate::{
     provider::Leaf,
     session::{ReadRequest, Session},
 };
+use custody_dialect::{FunctionKind, GatedQuery};
 use custody_lineage::{ColumnUse, Leaves, NodeRule, column_roles};
 use custody_model::{Hash, Lineage, Problem, TableVersion};
 use custody_policy::{Barrier, ViewBoundary};
@@ -85,7 +86,10 @@ impl Session {
     pub(crate) async fn draft(&self, statement: &Statement, text: bool) -> Result<Drafted, Problem> {
         let state = self.engine.state(&statement.pinned, &self.subject)?;
         let plan = match &statement.asked {
-            Asked::Query(query) => plan_query(&state, query.clone().into_ast()).await?,
+            Asked::Query(query) => {
+                nothing_dropped(&state, query)?;
+                plan_query(&state, query.clone().into_ast()).await?
+            }
             Asked::Dataset(columns) => plan_dataset(statement, columns)?,
         };
         let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.engine.declassifications(), &limits(text))
@@ -115,6 +119,23 @@ impl Session {
 
 pub(crate) fn limits(text: bool) -> custody_lineage::Limits {
     custody_lineage::Limits { text, ..Default::default() }
+}
+
+/// What DataFusion would drop of a call, which depends on what kind of function the name is here.
+fn nothing_dropped(state: &SessionState, query: &GatedQuery) -> Result<(), Problem> {
+    let dropped = query.dropped_modifiers(|name| {
+        if state.aggregate_functions().contains_key(name) {
+            Some(FunctionKind::Aggregate)
+        } else if state.window_functions().contains_key(name) {
+            Some(FunctionKind::Window)
+        } else {
+            state.scalar_functions().contains_key(name).then_some(FunctionKind::Scalar)
+        }
+    });
+    match dropped.into_iter().next() {
+        Some(problem) => Err(problem),
+        None => Ok(()),
+    }
 }
 
 async fn plan_query(state: &SessionState, query: ast::Query) -> Result<LogicalPlan, Problem> {

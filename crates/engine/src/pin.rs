@@ -287,14 +287,13 @@ pub(crate) fn one_query(text: &SourceText) -> Result<(GatedQuery, Option<Explain
     let Some(statement) = statements.pop() else {
         return Err(Problem::new(1113, "there is no statement here").help("SELECT … FROM schema.name"));
     };
-    match statement.value {
-        Gated::Query(query) => Ok((query, None)),
-        Gated::Explain(kind, query) => Ok((query, Some(kind))),
+    match &statement.value {
+        Gated::Query(query) => Ok((query.clone(), None)),
+        Gated::Explain(kind, query) => Ok((query.clone(), Some(*kind))),
         Gated::Prepare(_) | Gated::Execute(_) => Err(Problem::new(1114, "prepared statements are made by the client")
             .help("use the driver's `prepare`; PREPARE and EXECUTE as text are not supported yet")),
-        definition @ (Gated::Source(_) | Gated::FeatureView(_) | Gated::View(_)) => {
-            Err(Problem::new(1115, format!("statement `{}` belongs in a project file", definition.words()))
-                .help("put it under `sources/`, `features/` or `views/` and run `custody publish`"))
-        }
+        Gated::Source(_) | Gated::FeatureView(_) | Gated::View(_) => Err(statement
+            .refused_in_session()
+            .unwrap_or_else(|| Problem::new(1115, "a definition belongs in a project file"))),
     }
 }

@@ -585,7 +585,7 @@ impl Session {
             rows: made.manifest.rows,
             labels: prepared.labels.clone(),
             inputs: prepared.inputs.clone(),
-            lineage: prepared.drafted.lineage.clone(),
+            lineage: recorded(&prepared.drafted.lineage),
             run: made.run,
         };
         let change = CatalogChange::Draft(Box::new(record));
@@ -616,25 +616,26 @@ impl Session {
                 }
             },
         };
-        let lineage_hash = custody_ledger::lineage_hash(&prepared.drafted.lineage);
+        let recorded = recorded(&prepared.drafted.lineage);
+        let lineage_hash = custody_ledger::lineage_hash(&recorded);
         let mut lineage = self.entry(
             Verb::Publish,
             Outcome::Success,
             Payload::Lineage(LineageRecord {
                 identity: prepared.identity,
                 hash: lineage_hash,
-                lineage: prepared.drafted.lineage.clone(),
+                lineage: recorded,
             }),
         );
         lineage.reference = Some(made.run);
         let lineage = self.engine.recorder.record(lineage).await?;
-        let recorded = self.claim_version(prepared, options, &made, lineage.id, lineage_hash).await?;
+        let entry = self.claim_version(prepared, options, &made, lineage.id, lineage_hash).await?;
         self.run_state(prepared, made.run, RunState::Ended, options, |_| {}).await?;
         let catalog = self.engine.catalog();
         let version = catalog
             .version_by_identity(prepared.definition.id, &prepared.identity)
             .ok_or_else(|| Problem::new(1900, "a version vanished while it was published"))?;
-        Ok(Published { at: version.table.clone(), rows: made.manifest.rows, entry: recorded, adopted })
+        Ok(Published { at: version.table.clone(), rows: made.manifest.rows, entry, adopted })
     }
 
     /// Claims the publish entry: the last act. A lost claim looks at what came between and tries again only if
@@ -961,6 +962,15 @@ fn exact(name: &DatasetName, lineage: &Lineage) -> Result<(), Problem> {
             .help("leave out now(), random(), uuid() and their kin; take times from the data"));
     }
     Ok(())
+}
+
+/// Lineage as the ledger holds it: without the texts of expressions, which hold literals. The declaration, which the
+/// publish entry has, gives them back.
+fn recorded(lineage: &Lineage) -> Lineage {
+    let mut lineage = lineage.clone();
+    lineage.hops.clear();
+    lineage.outputs.iter_mut().for_each(|output| output.hops.clear());
+    lineage
 }
 
 /// What the declaration may say and this version of the engine does not do yet.

@@ -52,7 +52,7 @@ const BELOW: &[&str] = &[
 ];
 
 /// Leaves that read tables.
-const STORAGE: &[&str] = &["DataSourceExec", "DeltaScanMetaExec", "StreamingTableExec"];
+const STORAGE: &[&str] = &["DataSourceExec", "SourceScan"];
 
 /// Leaves that make rows from the statement alone, or none.
 const FREE: &[&str] = &["EmptyExec", "ExplainExec", "LazyMemoryExec", "PlaceholderRowExec", "WorkTableExec"];
