@@ -447,14 +447,18 @@ impl Run<'_> {
         now: WallNanos,
     ) -> Option<Duration> {
         let mut covered: BTreeMap<&WriterId, usize> = BTreeMap::new();
+        let mut proven = true;
         for text in notes {
             match self.check_kept(log, chains, name, text) {
                 Some((chain, size)) => {
                     let most = covered.entry(&chain.writer).or_default();
                     *most = size.max(*most);
                 }
-                None => return None,
+                None => proven = false,
             }
+        }
+        if !proven {
+            return None;
         }
         let size = |c: &Chain| covered.get(&c.writer).copied().unwrap_or(0);
         let newest = chains.iter().filter_map(|c| c.walls[..size(c)].last()).max()?;
@@ -537,3 +541,6 @@ fn mirror_notes(files: &dyn Source, log: &Log) -> Result<Vec<String>, String> {
     let notes = split_notes(&keep(files).map_err(|e| e.to_string())?);
     if notes.is_empty() { Err("mirror holds no checkpoint".into()) } else { Ok(notes) }
 }
+
+#[cfg(test)]
+mod tests;
