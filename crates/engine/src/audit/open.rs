@@ -54,6 +54,9 @@ pub(super) fn open(options: &RecorderOptions) -> Result<Opened, Problem> {
     Ok(Opened { disk, chain, keys: opening.keys, signer, pending: Pending::default() })
 }
 
+/// A chain just opened, and what opening it found.
+type Begun = (Chain<Arc<FileDisk>>, Recovery);
+
 struct Opening {
     disk: Arc<FileDisk>,
     genesis: Genesis,
@@ -83,7 +86,7 @@ impl Opening {
     }
 
     /// This process's chain.
-    fn own(&self, choice: WriterChoice) -> Result<(Chain<Arc<FileDisk>>, Recovery), Problem> {
+    fn own(&self, choice: WriterChoice) -> Result<Begun, Problem> {
         let in_use = |name: &str| Problem::new(7010, format!("writer {name} is already open"));
         match choice {
             WriterChoice::Serve => self.chain(&writer_id("serve")?)?.ok_or_else(|| {
@@ -101,7 +104,7 @@ impl Opening {
     }
 
     /// Opens a chain; `None`: another process has it.
-    fn chain(&self, writer: &WriterId) -> Result<Option<(Chain<Arc<FileDisk>>, Recovery)>, Problem> {
+    fn chain(&self, writer: &WriterId) -> Result<Option<Begun>, Problem> {
         let server = writer.as_str() == "serve";
         let segment_bytes = if server { SERVER_SEGMENT_BYTES } else { COMMAND_SEGMENT_BYTES };
         let options = ChainOptions { writer: writer.clone(), segment_bytes, seed: random()? };
