@@ -463,3 +463,55 @@ fn a_torn_tail_that_was_put_aside_is_still_evidence() {
     let report = check(&flipped);
     assert_eq!(report.verdict, Verdict::Tampered, "{report}");
 }
+
+/// The verifier in `python/` shares no code with this one; both must come to the same exit code.
+#[test]
+#[ignore = "needs python3; CUSTODY_MUTATIONS says how many, 100 if unset"]
+fn the_other_verifier_agrees() {
+    let count = std::env::var("CUSTODY_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(100u64);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/verify_ledger.py");
+    let folder = std::env::temp_dir().join(format!("custody-verifiers-{}", std::process::id()));
+    let disk = ledger();
+    let kept = keep(&files(&disk)).expect("notes");
+    let paths: Vec<_> = disk.paths().into_iter().filter(|p| !p.ends_with("LOCK")).collect();
+    for n in 0..count {
+        let draw = sha3(&[&n.to_be_bytes()]);
+        let number = |at: usize| usize::from(u16::from_be_bytes([draw[at], draw[at + 1]]));
+        let (path, other) = (&paths[number(0) % paths.len()], copy(&disk));
+        let changed = |b: &mut Vec<u8>| {
+            let (at, to) = (number(2) % b.len(), number(6) % b.len());
+            match draw[4] % 8 {
+                0 => b.truncate(at),
+                1 => b[at..].fill(0),
+                2 => b.swap(at, to),
+                _ => b[at] ^= 1 << (draw[5] % 8),
+            }
+        };
+        if n > 0 && draw[8].is_multiple_of(16) {
+            other.remove(path);
+        } else if n > 0 {
+            other.tamper(path, changed);
+        }
+        let _ = std::fs::remove_dir_all(&folder);
+        for path in other.paths() {
+            let (file, bytes) = (folder.join(&path), other.read(&path).expect("bytes").unwrap_or_default());
+            std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+            std::fs::write(file, bytes).expect("a file");
+        }
+        let note = folder.with_extension("kept");
+        std::fs::write(&note, &kept).expect("a file");
+        let since = n % 2 == 0;
+        let report = if since { check_since(&other, &kept) } else { check(&other) };
+        let mut python = std::process::Command::new("python3");
+        python.args(["-B", script]).arg(&folder).args(["--now", &(at(60).0 / SECOND).to_string()]);
+        if since {
+            python.arg("--since").arg(&note);
+        }
+        let answer = python.output().expect("python3");
+        let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let code = answer.status.code();
+        assert_eq!(code, Some(report.verdict.exit_code().into()), "mutation {n} of {path}: {report}\n{said}");
+        let _ = std::fs::remove_file(&note);
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}
