@@ -7,7 +7,8 @@ use custody_ledger::{
     KeySet, OpenRefused, Reader, Recovery, SERVER_SEGMENT_BYTES, control, encode,
 };
 use custody_model::{
-    ControlSeq, Entry, Hash, Measure, OpenIntent, Outcome, Payload, Problem, ReadOutcome, Reason, Verb, WriterId,
+    ControlSeq, Entry, Hash, Measure, OpenIntent, Outcome, Payload, Problem, ReadOutcome, Reason, Verb, WallNanos,
+    WriterId,
 };
 use custody_store::FileDisk;
 use std::{os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
@@ -73,7 +74,11 @@ impl Opening {
         }
         let lock = self.disk.lock(&lock_path(writer)).map_err(|e| unreadable(&e))?;
         let Some(lock) = lock else { return Ok(()) };
-        let closed = reader.is_closed(writer).map_err(|e| damaged(e.to_string()))?;
+        let closed = match Closed::load(&self.disk, writer) {
+            Ok(true) => true,
+            Ok(false) => reader.is_closed(writer).map_err(|e| damaged(e.to_string()))?,
+            Err(e) => return Err(unreadable(&e)),
+        };
         drop(lock);
         if closed {
             return Ok(());
@@ -81,8 +86,7 @@ impl Opening {
         let Some((mut chain, recovery)) = self.chain(writer)? else { return Ok(()) };
         self.end_reads(&mut chain, &recovery)?;
         let signer = self.signer(&chain)?;
-        chain.close(&signer, self.clock.now()).map_err(|e| Problem::from(NotAudited::from(e)))?;
-        Ok(())
+        close(&self.disk, chain, &signer, self.clock.now()).map_err(Problem::from)
     }
 
     /// This process's chain.
@@ -177,6 +181,54 @@ impl Opening {
             Pending::default().store(&self.disk, &writer).map_err(|e| Problem::from(NotAudited::from(e)))?;
         }
         Ok(())
+    }
+}
+
+/// The orderly end of a chain: `writer close` is the last entry, and signed. Lets go of the chain's lock.
+pub(super) fn close(
+    disk: &FileDisk,
+    chain: Chain<Arc<FileDisk>>,
+    signer: &EpochSigner,
+    now: WallNanos,
+) -> Result<(), NotAudited> {
+    let writer = chain.writer().clone();
+    let segment = Closed::segment(disk, &writer)?;
+    let note = chain.close(signer, now)?;
+    // Where the close began another segment the note is stale from the start, and the chain is read instead.
+    if let Err(e) = Closed::store(disk, &writer, &segment, &note.to_bytes()) {
+        tracing::warn!("the next opening reads the whole chain of {writer}: {e}");
+    }
+    Ok(())
+}
+
+/// A note that a chain ended in order, so that the next opening need not read all of it: name of the newest segment and
+/// last checkpoint, in `w/<writer>/closed`. Opening the chain again begins a segment, which makes the note stale.
+struct Closed;
+
+impl Closed {
+    fn path(writer: &WriterId) -> String {
+        format!("{}/closed", Reader::<Arc<FileDisk>>::folder(writer))
+    }
+
+    fn segment(disk: &FileDisk, writer: &WriterId) -> Result<String, DiskError> {
+        let names = disk.list(&format!("{}/seg", Reader::<Arc<FileDisk>>::folder(writer)))?;
+        Ok(names.into_iter().max().unwrap_or_default())
+    }
+
+    fn bytes(segment: &str, checkpoint: &[u8]) -> Vec<u8> {
+        [segment.as_bytes(), b"\n", checkpoint].concat()
+    }
+
+    fn store(disk: &FileDisk, writer: &WriterId, segment: &str, checkpoint: &[u8]) -> Result<(), DiskError> {
+        disk.publish(&Self::path(writer), &Self::bytes(segment, checkpoint))
+    }
+
+    /// Whether the note fits what is there; `false` says nothing.
+    fn load(disk: &FileDisk, writer: &WriterId) -> Result<bool, DiskError> {
+        let Some(note) = disk.read(&Self::path(writer))? else { return Ok(false) };
+        let checkpoint = disk.read(&format!("{}/checkpoint", Reader::<Arc<FileDisk>>::folder(writer)))?;
+        let segment = Self::segment(disk, writer)?;
+        Ok(checkpoint.is_some_and(|checkpoint| note == Self::bytes(&segment, &checkpoint)))
     }
 }
 

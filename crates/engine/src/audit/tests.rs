@@ -166,6 +166,10 @@ async fn a_reader_that_goes_away_leaves_its_numbers_behind() {
 #[tokio::test]
 async fn after_a_crash_the_next_opening_ends_open_reads() {
     let f = Fixture::new().await;
+    // Both ended in order once; that must not hide what happens now.
+    for writer in [WriterChoice::Serve, WriterChoice::Cli] {
+        f.open(writer).await.close().await.expect("an orderly end");
+    }
     let server = f.open(WriterChoice::Serve).await;
     let command = f.open(WriterChoice::Cli).await;
     let intents = [f.intent(64), f.intent(32)];

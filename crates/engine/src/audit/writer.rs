@@ -1,6 +1,9 @@
 //! The one thread that owns the chain: group commit, checkpoints, the end.
 
-use super::{NotAudited, open::random};
+use super::{
+    NotAudited,
+    open::{close, random},
+};
 use crate::clock::Clock;
 use custody_ledger::{Appended, Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
 use custody_model::{Problem, WallNanos};
@@ -249,13 +252,13 @@ impl Worker {
         Ok(())
     }
 
-    /// The orderly end: `writer close` is the last entry, and signed. Lets go of the chain's lock.
+    /// The orderly end, with what is owed.
     fn close(mut self) -> Result<(), NotAudited> {
         self.commit(vec![], vec![]);
         let now = self.clock.now();
         self.renew(now)?;
-        self.chain.close(&self.signer, now)?;
-        Ok(())
+        let disk = Arc::clone(self.chain.disk());
+        close(&disk, self.chain, &self.signer, now)
     }
 
     /// An end with reads still open: signed, not closed, so that the next opening gives them their outcomes.
