@@ -1,8 +1,10 @@
 //! Problems for people: the code, what is wrong, where, and the next step. The only file that knows miette.
 
 use custody_model::{Position, Problem, SourceText};
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity,
-    ThemeCharacters, ThemeStyles};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity,
+    ThemeCharacters, ThemeStyles,
+};
 use std::io::{IsTerminal, Write};
 
 /// Writes a problem and those related to it. `texts` are what labels may point into.

@@ -621,11 +621,7 @@ impl Session {
         let mut lineage = self.entry(
             Verb::Publish,
             Outcome::Success,
-            Payload::Lineage(LineageRecord {
-                identity: prepared.identity,
-                hash: lineage_hash,
-                lineage: recorded,
-            }),
+            Payload::Lineage(LineageRecord { identity: prepared.identity, hash: lineage_hash, lineage: recorded }),
         );
         lineage.reference = Some(made.run);
         let lineage = self.engine.recorder.record(lineage).await?;

@@ -106,7 +106,14 @@ pub(crate) async fn run(args: &DemoArgs, quiet: bool) -> Result<Done, Failed> {
     check(rows.iter().map(RecordBatch::num_rows).sum::<usize>() == 4, "four requests, four rows")?;
 
     title("5  where one served column comes from");
-    let upstream = collect(&engineer, include_str!("../../../../sql/investigate/feature_to_raw.sql")).await?;
+    let request = super::query::lineage_request(
+        &"features.risk_inputs".parse().map_err(|e| wrong(&format!("{e}")))?,
+        Some("lipid_ratio"),
+        None,
+        64,
+        false,
+    );
+    let upstream = engineer.read(request).await?.collect().await?;
     output::batches(&upstream, Some(Format::Table), &OutputArgs { output: None, limit: 0 })?;
     let raw = upstream.iter().any(|b| {
         b.column_by_name("dataset")
@@ -123,13 +130,14 @@ pub(crate) async fn run(args: &DemoArgs, quiet: bool) -> Result<Done, Failed> {
     )?;
     report.render().lines().for_each(|line| out(&format!("  {line}")));
     check(report.verdict.exit_code() == 0, "the ledger verifies")?;
-    out(&format!("\nall of it in {:.1} s; the project is {}", began.elapsed().as_secs_f64(), folder.display()));
+    out("");
+    out(&format!("all of it in {:.1} s; the project is {}", began.elapsed().as_secs_f64(), folder.display()));
     out(&format!("try: cd {} && custody lineage features.risk_inputs.bmi", folder.display()));
     Ok(Done::Well)
 }
 
 fn title(text: &str) {
-    out(&format!("\n== {text}").split_off(1));
+    out(&format!("== {text}"));
 }
 
 fn check(holds: bool, what: &str) -> Result<(), Problem> {

@@ -72,7 +72,26 @@ pub(crate) async fn lineage(context: &Context, args: &LineageArgs, format: Optio
             (dataset(name)?, Some(column.to_string()))
         }
     };
-    let (from, to) = if args.down { ("source_node", "target_node") } else { ("target_node", "source_node") };
+    let request = lineage_request(&name, column.as_deref(), args.at, args.depth, args.down);
+    let rows = asked(context, request).await?;
+    if rows.iter().all(|b| b.num_rows() == 0) {
+        let what = column
+            .map_or_else(|| format!("table `{name}` not found"), |c| format!("column `{c}` of `{name}` not found"));
+        return Err(Problem::new(6008, what).into());
+    }
+    output::batches(&rows, format, &OutputArgs { output: None, limit: 0 })?;
+    Ok(Done::Well)
+}
+
+/// The walk over recorded lineage from a column, or from all of a dataset's.
+pub(crate) fn lineage_request(
+    name: &DatasetName,
+    column: Option<&str>,
+    at: Option<u64>,
+    depth: u32,
+    down: bool,
+) -> ReadRequest {
+    let (from, to) = if down { ("source_node", "target_node") } else { ("target_node", "source_node") };
     let text = format!(
         "WITH RECURSIVE start AS (
            SELECT node FROM system.catalog.columns
@@ -91,18 +110,11 @@ pub(crate) async fn lineage(context: &Context, args: &LineageArgs, format: Optio
     );
     let values = vec![
         ScalarValue::from(name.to_string().as_str()),
-        ScalarValue::Utf8(column.clone()),
-        ScalarValue::Int64(args.at.and_then(|v| i64::try_from(v).ok())),
-        ScalarValue::Int64(Some(i64::from(args.depth))),
+        ScalarValue::Utf8(column.map(str::to_string)),
+        ScalarValue::Int64(at.and_then(|v| i64::try_from(v).ok())),
+        ScalarValue::Int64(Some(i64::from(depth))),
     ];
-    let rows = asked(context, with(&text, values)).await?;
-    if rows.iter().all(|b| b.num_rows() == 0) {
-        let what = column
-            .map_or_else(|| format!("table `{name}` not found"), |c| format!("column `{c}` of `{name}` not found"));
-        return Err(Problem::new(6008, what).into());
-    }
-    output::batches(&rows, format, &OutputArgs { output: None, limit: 0 })?;
-    Ok(Done::Well)
+    with(&text, values)
 }
 
 pub(crate) async fn audit(context: &Context, command: &AuditCommand, format: Option<Format>) -> Result<Done, Failed> {

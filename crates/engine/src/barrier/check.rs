@@ -52,20 +52,20 @@ const BELOW: &[&str] = &[
 ];
 
 /// Leaves that read tables.
-const STORAGE: &[&str] = &["DataSourceExec", "SourceScan"];
+const STORAGE: &[&str] = &["DataSourceExec", "SourceScan", "StreamingTableExec"];
 
 /// Leaves that make rows from the statement alone, or none.
 const FREE: &[&str] = &["EmptyExec", "ExplainExec", "LazyMemoryExec", "PlaceholderRowExec", "WorkTableExec"];
 
 /// Refuses the plan where a leaf is not under exactly one barrier, a barrier's decision is not among `decisions`, or
 /// something unknown is below a closed barrier.
-pub fn check(plan: &Arc<dyn ExecutionPlan>, decisions: Option<&Decisions>) -> Result<()> {
+pub fn check(plan: &Arc<dyn ExecutionPlan>, decisions: &Decisions) -> Result<()> {
     check_node(plan, decisions, &[])
 }
 
-fn check_node(plan: &Arc<dyn ExecutionPlan>, decisions: Option<&Decisions>, above: &[&BarrierExec]) -> Result<()> {
+fn check_node(plan: &Arc<dyn ExecutionPlan>, decisions: &Decisions, above: &[&BarrierExec]) -> Result<()> {
     if let Some(barrier) = plan.downcast_ref::<BarrierExec>() {
-        if enforce!("check.decisions", decisions.is_some_and(|d| !d.has(barrier.at(), barrier.grant()))) {
+        if enforce!("check.decisions", !decisions.has(barrier.at(), barrier.grant())) {
             return internal_err!("no decision is recorded for `{}`", barrier.at());
         }
         let inner: Vec<_> = above.iter().copied().chain([barrier]).collect();

@@ -140,7 +140,8 @@ impl ExecutionPlan for BarrierExec {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        // What is not known to be ordered cannot keep an order: a sort must not move below.
+        vec![self.open]
     }
 
     /// It does no work itself, so spreading its input over more partitions gains nothing.
@@ -211,7 +212,8 @@ impl ExecutionPlan for BarrierExec {
     }
 
     fn try_swapping_with_projection(&self, projection: &ProjectionExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        if !self.open {
+        // Only into a scan: a projection over a projection would be swapped below again and again.
+        if !self.open || !self.input.children().is_empty() {
             return Ok(None);
         }
         match self.input.try_swapping_with_projection(projection)? {

@@ -33,8 +33,8 @@ use std::sync::Arc;
 
 /// Puts the barrier into a session: optimizer rules, and a query planner that checks what it made.
 ///
-/// It replaces both, so it comes after anything else that sets them. A session whose config carries [`Decisions`] (as an
-/// extension, one per statement) runs only under these.
+/// It replaces both, so it comes after anything else that sets them. Storage is read only under the [`Decisions`] that
+/// the session's config carries as an extension; without them, under none.
 pub fn barrier_session_state(base: SessionStateBuilder) -> SessionStateBuilder {
     base.with_optimizer_rules(optimizer_rules()).with_query_planner(Arc::new(BarrierQueryPlanner::new(vec![])))
 }

@@ -11,7 +11,7 @@ use custody_policy::{Barrier, ViewBoundary, enforce};
 use datafusion::catalog::Session;
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err, plan_err};
+use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::functions_table::generate_series::GenerateSeriesTable;
@@ -90,26 +90,40 @@ impl fmt::Debug for BarrierQueryPlanner {
 #[async_trait]
 impl QueryPlanner for BarrierQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-        check_scans(plan, 0)?;
-        let physical = self.planner.create_physical_plan(plan, session).await?;
-        check(&physical, session.config().get_extension::<Decisions>().as_deref())?;
+        check_scans(plan, 0, false)?;
+        let physical = self.planner.create_physical_plan(plan, session).await.map_err(hide_plan)?;
+        let decisions = session.config().get_extension::<Decisions>().unwrap_or_default();
+        check(&physical, &decisions)?;
         Ok(physical)
     }
 }
 
-/// Every scan below `plan`, subqueries included, stands under exactly one barrier.
-fn check_scans(plan: &LogicalPlan, above: usize) -> Result<()> {
+/// Planning errors may print a plan with row sets, masks and files in it.
+fn hide_plan(error: DataFusionError) -> DataFusionError {
+    if error.to_string().contains("BarrierExec") {
+        tracing::warn!(%error, "planning failed around a governed table");
+        return DataFusionError::Plan("planning failed around a governed table".into());
+    }
+    error
+}
+
+/// Every scan below `plan` stands under exactly one barrier. A subquery has barriers of its own; one that a row set asks,
+/// below a closed barrier, is under that one (`lent`).
+fn check_scans(plan: &LogicalPlan, above: usize, lent: bool) -> Result<()> {
     if let LogicalPlan::TableScan(scan) = plan {
         return match above {
             1 => Ok(()),
+            0 if lent => Ok(()),
             _ if !enforce!("check.leaves", !holds_no_table(scan)) => Ok(()),
             0 => plan_err!("table `{}` is read without a decision", scan.table_name),
             n => plan_err!("table `{}` is read under {n} decisions", scan.table_name),
         };
     }
-    let above = above + usize::from(Barrier::of_plan(plan).is_some());
-    plan.apply_subqueries(|subquery| check_scans(subquery, above).map(|()| TreeNodeRecursion::Continue))?;
-    plan.inputs().into_iter().try_for_each(|input| check_scans(input, above))
+    let barrier = Barrier::of_plan(plan);
+    let above = above + usize::from(barrier.is_some());
+    let lent = lent || barrier.is_some_and(|b| !b.open());
+    plan.apply_subqueries(|subquery| check_scans(subquery, 0, lent).map(|()| TreeNodeRecursion::Continue))?;
+    plan.inputs().into_iter().try_for_each(|input| check_scans(input, above, lent))
 }
 
 /// Rows that a statement makes itself: a recursive query's working table, a generated series.

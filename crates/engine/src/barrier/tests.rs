@@ -4,6 +4,8 @@
 //! - `twins`: random statements over two databases that differ only in what is hidden.
 //! - `mutations`: each line that enforces something, switched off, lets one of these fail.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use super::*;
 use custody_model::{ControlSeq, DatasetId, Durability, FieldId, Hash, Rung, TableVersion};
 use custody_policy::mask::hmac_sha3_256;
@@ -249,6 +251,8 @@ fn grant(schema: &Schema, rows: RowGrant, masks: bool) -> Grant {
         declassify: false,
         valid_until: None,
         hash: Hash([0x7f; 32]),
+        failed: vec![],
+        policies: Default::default(),
     }
 }
 
@@ -495,7 +499,9 @@ async fn adversarial(c: Configuration) -> Vec<String> {
         if a != b {
             failures.push(format!("{c:?}: {sql}\n  twins differ:\n  {a:?}\n  {b:?}"));
         }
-        if a.answer != want.answer {
+        // Leakproof conjuncts run first here, so that a fallible one may find nothing left to fail on.
+        let spared = a.answer.is_ok() && want.answer.is_err();
+        if a.answer != want.answer && !spared {
             failures.push(format!("{c:?}: {sql}\n  governed {:?}\n  stored   {:?}", a.answer, want.answer));
         }
         if shows_hidden(&a) || shows_hidden(&b) {
@@ -839,7 +845,7 @@ fn errors_below_a_barrier_are_opaque() {
 fn a_missing_line_is_seen() {
     let (memory, parquet) = (CONFIGURATIONS[0], CONFIGURATIONS[2]);
     for (id, c) in [
-        ("exec.statistics", memory),
+        ("exec.filters", memory),
         ("govern.columns", memory),
         ("govern.masks", memory),
         ("govern.sets", memory),
