@@ -173,10 +173,12 @@ pub(crate) fn entry_id(now: custody_model::WallNanos) -> EntryId {
     EntryId(Uuid::new_v7(stamp))
 }
 
-/// Every pinned table with the columns that the statement, or policy for it, reads.
+/// Every pinned table once, with the columns that the statement, or policy for it, reads.
 pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target> {
+    let mut seen = std::collections::BTreeSet::new();
     pinned
         .iter()
+        .filter(|table| seen.insert((table.at.dataset, table.at.version)))
         .map(|table| Target {
             dataset: table.at.dataset,
             version: table.at.version,
