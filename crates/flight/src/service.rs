@@ -66,19 +66,19 @@ impl Door {
     fn asked(&self, session: &Session, descriptor: &FlightDescriptor) -> Result<Asked, Problem> {
         match descriptor.r#type() {
             DescriptorType::Path => {
-                let (what, pin) = path(&descriptor.path)?;
-                Ok(Asked::Rows { what, pin, parameters: None })
+                let what = path(&descriptor.path)?;
+                Ok(Asked::Rows { what, parameters: None })
             }
             DescriptorType::Cmd => match command(&descriptor.cmd)? {
                 Command::CommandStatementQuery(query) => {
                     if query.transaction_id.is_some() {
                         return Err(Problem::new(1403, "transactions are not offered"));
                     }
-                    Ok(Asked::Rows { what: What::Sql(query.query), pin: None, parameters: None })
+                    Ok(Asked::Rows { what: What::Sql(query.query), parameters: None })
                 }
                 Command::CommandPreparedStatementQuery(query) => {
                     let handle = self.handle(session, &query.prepared_statement_handle)?;
-                    Ok(Asked::Rows { what: handle.what, pin: None, parameters: handle.parameters })
+                    Ok(Asked::Rows { what: handle.what, parameters: handle.parameters })
                 }
                 other => Ok(Asked::Metadata(other, descriptor.cmd.clone())),
             },
@@ -120,7 +120,7 @@ impl Door {
                 let info = FlightInfo::new().try_with_schema(&schema).map_err(internal)?;
                 Ok((info.with_descriptor(descriptor).with_endpoint(endpoint), schema))
             }
-            Asked::Rows { mut what, pin: _, parameters } => {
+            Asked::Rows { mut what, parameters } => {
                 let request = Self::request(&what, parameters.as_ref()).map_err(|p| status(&p))?;
                 let described = session.describe(&request).await.map_err(|p| status(&p))?;
                 if let (What::Dataset { version, .. }, Some(at)) = (&mut what, described.versions.first()) {
@@ -201,7 +201,7 @@ impl Door {
 }
 
 enum Asked {
-    Rows { what: What, pin: Option<Pin>, parameters: Option<Vec<u8>> },
+    Rows { what: What, parameters: Option<Vec<u8>> },
     Metadata(Command, Bytes),
 }
 
@@ -211,7 +211,7 @@ fn owns(session: &Session, ticket: &Ticket) -> bool {
 }
 
 /// `["features", "lab_trend@5"]`, optionally with a third element `"hdl_mean_2y,…"`.
-fn path(path: &[String]) -> Result<(What, Option<Pin>), Problem> {
+fn path(path: &[String]) -> Result<What, Problem> {
     let wrong = || {
         Problem::new(1404, format!("`{}` is not a path this server knows", path.join("/")))
             .help(r#"a path is ["features", "lab_trend@5"], then perhaps "column,column""#)
@@ -231,7 +231,7 @@ fn path(path: &[String]) -> Result<(What, Option<Pin>), Problem> {
         Pin::Version(n) => n,
         Pin::Newest | Pin::At(_) => 0,
     };
-    Ok((What::Dataset { name: name.to_string(), version, columns }, Some(pin)))
+    Ok(What::Dataset { name: name.to_string(), version, columns })
 }
 
 fn command(bytes: &[u8]) -> Result<Command, Problem> {

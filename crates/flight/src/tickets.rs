@@ -7,7 +7,7 @@ use aes_gcm_siv::{
     Aes256GcmSiv, Key, Nonce,
     aead::{Aead, KeyInit, Payload},
 };
-use custody_model::{DatasetName, EntryId, Hash, Pin, Problem, WallMicros};
+use custody_model::{DatasetName, EntryId, Hash, Pin, Problem};
 use serde::{Deserialize, Serialize};
 
 /// How long a ticket may wait, in seconds.
@@ -113,14 +113,6 @@ pub(crate) fn versioned(schema: &str, text: &str) -> Result<(DatasetName, Pin), 
     let name = name.strip_prefix(&format!("{schema}.")).unwrap_or(name);
     let name = DatasetName::new(schema, name).map_err(|e| Problem::new(1401, e.to_string()))?;
     Ok((name, pin))
-}
-
-/// Microseconds never appear in tickets; kept so that an exhaustive match on `Pin` has a place.
-pub(crate) fn pin_number(pin: Pin) -> Option<u64> {
-    match pin {
-        Pin::Version(n) => Some(n),
-        Pin::Newest | Pin::At(WallMicros(_)) => None,
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! - `ddl`: statements to run; besides SQL also our own nodes, see [`World::declare`].
 //! - `query NAME`: a query, a line `----`, its lineage.
 //! - `-- …`: a comment.
-
+#![allow(clippy::disallowed_methods, reason = "tests of lineage plan without an engine")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 use crate::{Leaf, Leaves, Limits, NodeRule, Refusal, extract, rows};

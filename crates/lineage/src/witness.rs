@@ -2,7 +2,7 @@
 //!
 //! `WITNESS_SEEDS=n` draws more data. Order of rows is not compared, and no floats are summed, so every difference is
 //! a real one. The share of claims that were witnessed is checked too: silence would prove nothing.
-
+#![allow(clippy::disallowed_methods, reason = "tests of lineage plan without an engine")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 use crate::tests::{World, queries, version_of};

@@ -203,7 +203,7 @@ async fn commands_and_a_server_run_side_by_side() {
     let first = f.open(WriterChoice::Cli).await;
     let second = f.open(WriterChoice::Cli).await;
     assert_eq!([&server, &first, &second].map(|r| r.writer().as_str().to_string()), ["serve", "cli-0", "cli-1"]);
-    let again = Recorder::open(f.options(WriterChoice::Serve)).await.err().expect("a refusal");
+    let again = Recorder::open(f.options(WriterChoice::Serve)).await.map(drop).expect_err("a refusal");
     assert_eq!(again.to_string().split(';').next(), Some("C7010 writer serve is already open"));
     first.close().await.expect("an orderly end");
     let third = f.open(WriterChoice::Cli).await;
@@ -263,7 +263,7 @@ async fn too_many_open_reads_wait_and_are_refused() {
         RecorderOptions { max_open_reads: 1, patience: Duration::from_millis(300), ..f.options(WriterChoice::Cli) };
     let recorder = Recorder::open(options).await.expect("a recorder");
     let (_, slot) = recorder.intent(f.intent(64)).await.expect("a receipt");
-    let refused = recorder.intent(f.intent(64)).await.err().expect("a refusal");
+    let refused = recorder.intent(f.intent(64)).await.expect_err("a refusal");
     let problem = Problem::from(refused);
     assert_eq!(problem.message, "read refused: the audit ledger cannot record it within 300 ms");
     assert_eq!(problem.code.exit_code(), 7);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 const LONGEST_PATTERN: usize = 256;
 
 /// Whether this predicate over the columns of `schema` is leakproof.
-pub fn logical(predicate: &Expr, schema: &DFSchema) -> bool {
+pub(crate) fn logical(predicate: &Expr, schema: &DFSchema) -> bool {
     let has_column = !predicate.column_refs().is_empty();
     (has_column || !enforce!("leakproof.columns", true)) && condition(predicate, schema)
 }
@@ -80,7 +80,7 @@ fn one_type(types: Vec<DataType>) -> bool {
 }
 
 /// Whether this predicate over the columns of `schema` is leakproof.
-pub fn physical(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+pub(crate) fn physical(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
     (has_column(predicate) || !enforce!("leakproof.columns", true)) && physical_condition(predicate, schema)
 }
 
@@ -202,6 +202,6 @@ fn is_scalar(t: &DataType) -> bool {
 }
 
 /// Whether this operator has a result for every pair of scalars.
-pub fn is_total(op: Operator) -> bool {
+pub(crate) fn is_total(op: Operator) -> bool {
     is_comparison(op) || matches!(op, Operator::And | Operator::Or)
 }
