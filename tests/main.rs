@@ -1,5 +1,7 @@
 //! The command itself, end to end: each step of the demo is checked by the demo, and by its exit code here.
 
+#![allow(clippy::expect_used, reason = "tests fail by panicking")]
+
 use std::process::{Command, Output};
 
 fn custody(folder: &std::path::Path, arguments: &[&str]) -> Output {
