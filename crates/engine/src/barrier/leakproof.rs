@@ -18,7 +18,7 @@ const LONGEST_PATTERN: usize = 256;
 /// Whether this predicate over the columns of `schema` is leakproof.
 pub(crate) fn logical(predicate: &Expr, schema: &DFSchema) -> bool {
     let has_column = !predicate.column_refs().is_empty();
-    (has_column || !enforce!("leakproof.columns", true)) && condition(predicate, schema)
+    !enforce!("leakproof.columns", !has_column) && !enforce!("leakproof.conjuncts", !condition(predicate, schema))
 }
 
 fn condition(e: &Expr, schema: &DFSchema) -> bool {
@@ -49,7 +49,7 @@ fn condition(e: &Expr, schema: &DFSchema) -> bool {
         }
         Expr::Column(_) => operand(e, schema) == Some(DataType::Boolean),
         Expr::Literal(ScalarValue::Boolean(_) | ScalarValue::Null, _) => true,
-        _ => !enforce!("leakproof.conjuncts", true),
+        _ => false,
     }
 }
 
@@ -80,8 +80,9 @@ fn one_type(types: Vec<DataType>) -> bool {
 }
 
 /// Whether this predicate over the columns of `schema` is leakproof.
-pub(crate) fn physical(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
-    (has_column(predicate) || !enforce!("leakproof.columns", true)) && physical_condition(predicate, schema)
+pub fn physical(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+    !enforce!("leakproof.columns", !has_column(predicate))
+        && !enforce!("leakproof.conjuncts", !physical_condition(predicate, schema))
 }
 
 fn has_column(e: &Arc<dyn PhysicalExpr>) -> bool {
@@ -126,7 +127,7 @@ fn physical_condition(e: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
     if let Some(l) = e.downcast_ref::<physical::Literal>() {
         return matches!(l.value(), ScalarValue::Boolean(_) | ScalarValue::Null);
     }
-    !enforce!("leakproof.conjuncts", true)
+    false
 }
 
 fn is_physical_column(e: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {

@@ -793,8 +793,8 @@ fn a_scan_without_a_decision_is_refused() {
         assert_eq!(free.answer.unwrap().1, ["1", "2"]);
         let others = Arc::new(Decisions::default());
         others.record(&at("other"), Hash::default());
-        let config = database.session.copied_config().with_extension(others);
-        let state = SessionStateBuilder::new_from_existing(database.session.state()).with_config(config).build();
+        let mut state = database.session.state();
+        state.config_mut().set_extension(others);
         let plan = state.create_logical_plan("SELECT * FROM u").await.unwrap();
         let refused = state.create_physical_plan(&plan).await.unwrap_err().strip_backtrace();
         assert!(refused.contains("no decision is recorded for `test.u@1`"), "{refused}");
