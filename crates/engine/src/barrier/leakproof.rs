@@ -80,7 +80,7 @@ fn one_type(types: Vec<DataType>) -> bool {
 }
 
 /// Whether this predicate over the columns of `schema` is leakproof.
-pub fn physical(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+pub(crate) fn physical(predicate: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
     !enforce!("leakproof.columns", !has_column(predicate))
         && !enforce!("leakproof.conjuncts", !physical_condition(predicate, schema))
 }
