@@ -10,6 +10,7 @@
 //!
 //! A version is *visible* only by its publish entry in the ledger, which is not this crate's business.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking"))]
 
 mod disk;
 mod durable;
@@ -20,6 +21,8 @@ mod root;
 mod scan;
 mod source;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod types;
 mod write;
 

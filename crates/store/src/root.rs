@@ -34,6 +34,7 @@ use arrow::{
         Int32Type, Int64Type, Schema, TimestampMicrosecondType,
     },
 };
+use custody_ledger::{Sha3, Tree};
 use custody_model::Hash;
 use sha3::{Digest, Sha3_256};
 
@@ -127,7 +128,7 @@ pub struct RootHasher {
     blocks: u64,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
-    tree: Tree,
+    tree: Tree<Sha3>,
 }
 
 impl RootHasher {
@@ -139,7 +140,7 @@ impl RootHasher {
             blocks: 0,
             pending: vec![],
             pending_rows: 0,
-            tree: Tree::default(),
+            tree: Tree::new(),
         })
     }
 
@@ -225,38 +226,6 @@ pub fn cell(array: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<(), Stor
     out.extend(count(bytes.len(), "cell", "bytes")?);
     out.extend(bytes);
     Ok(())
-}
-
-/// RFC 6962 over leaf hashes, as the roots of its perfect subtrees, largest first.
-#[derive(Debug, Default)]
-struct Tree {
-    peaks: Vec<(u64, Hash)>,
-}
-
-impl Tree {
-    fn push(&mut self, leaf: Hash) {
-        let (mut size, mut right) = (1, leaf);
-        while let Some((_, left)) = self.peaks.pop_if(|(n, _)| *n == size) {
-            right = parent(&left, &right);
-            size *= 2;
-        }
-        self.peaks.push((size, right));
-    }
-
-    fn root(&self) -> Hash {
-        let mut peaks = self.peaks.iter().rev().map(|(_, hash)| *hash);
-        match peaks.next() {
-            Some(last) => peaks.fold(last, |right, left| parent(&left, &right)),
-            None => sha3(b""),
-        }
-    }
-}
-
-fn parent(left: &Hash, right: &Hash) -> Hash {
-    let mut hash = Sha3_256::new_with_prefix([1]);
-    hash.update(left.0);
-    hash.update(right.0);
-    Hash(hash.finalize().into())
 }
 
 fn bits(hash: &mut Sha3_256, buffer: &BooleanBuffer) {
@@ -407,5 +376,179 @@ fn fixed(one: &ArrayRef) -> Option<Vec<u8>> {
         DataType::Float64 => Some(canonical_f64(one.as_primitive::<Float64Type>().value(0)).to_le_bytes().to_vec()),
         DataType::Decimal128(..) => bytes(one, 16),
         other => bytes(one, other.primitive_width()?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::with_field_id;
+    use arrow::{
+        array::{
+            Decimal128Array, Float64Array, Int32Array, Int64Array, ListBuilder, StringArray, StringBuilder,
+            StructArray, TimestampMicrosecondArray,
+        },
+        datatypes::TimeUnit,
+    };
+    use custody_model::FieldId;
+    use std::sync::Arc;
+
+    fn table(columns: Vec<(u32, &str, bool, ArrayRef)>) -> RecordBatch {
+        let fields: Vec<_> = columns
+            .iter()
+            .map(|(id, name, nullable, a)| {
+                with_field_id(Field::new(*name, a.data_type().clone(), *nullable), FieldId(*id))
+            })
+            .collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|c| c.3).collect()).unwrap()
+    }
+
+    /// One column of each kind. `hidden` stands in null slots, where it may not show.
+    fn sample(hidden: i64) -> RecordBatch {
+        let mut tags = ListBuilder::new(StringBuilder::new()).with_field(Field::new("element", DataType::Utf8, true));
+        tags.append_value([Some("a"), None]);
+        tags.append_null();
+        tags.append_value(Vec::<Option<&str>>::new());
+        let valid = NullBuffer::from(vec![true, false, true]);
+        let inner: Vec<(Arc<Field>, ArrayRef)> = vec![
+            (
+                Arc::new(Field::new("a", DataType::Int32, true)),
+                Arc::new(Int32Array::new(
+                    vec![1, hidden as i32, 0].into(),
+                    Some(NullBuffer::from(vec![true, true, false])),
+                )),
+            ),
+            (
+                Arc::new(Field::new("b", DataType::Utf8, true)),
+                Arc::new(StringArray::from(vec![Some("x"), Some("hidden"), Some("y")])),
+            ),
+        ];
+        let (fields, arrays): (Vec<_>, Vec<_>) = inner.into_iter().unzip();
+        let ok = BooleanArray::new(vec![true, hidden != 0, true].into(), Some(valid.clone()));
+        let v = Float64Array::new(vec![0.5, hidden as f64, -0.0].into(), Some(valid.clone()));
+        let d = Decimal128Array::new(vec![12345, hidden.into(), -1].into(), Some(valid.clone()));
+        table(vec![
+            (1, "id", false, Arc::new(Int64Array::from(vec![1, 2, 3]))),
+            (2, "name", true, Arc::new(StringArray::from(vec![Some("ann"), None, Some("Ümit")]))),
+            (3, "ok", true, Arc::new(ok)),
+            (7, "v", true, Arc::new(v)),
+            (
+                5,
+                "at",
+                false,
+                Arc::new(TimestampMicrosecondArray::from(vec![0, 1, 1_700_000_000_000_000]).with_timezone("UTC")),
+            ),
+            (6, "tags", true, Arc::new(tags.finish())),
+            (4, "st", true, Arc::new(StructArray::new(fields.into(), arrays, Some(valid)))),
+            (8, "d", true, Arc::new(d.with_precision_and_scale(10, 2).unwrap())),
+        ])
+    }
+
+    fn root(batches: &[RecordBatch]) -> String {
+        content_root(&batches[0].schema(), batches).unwrap().to_string()
+    }
+
+    /// Computed by a second implementation in Python, from the module's header alone.
+    #[test]
+    fn golden() {
+        let sample = sample(0);
+        assert_eq!(
+            schema_hash(&sample.schema()).unwrap().to_string(),
+            "dc8cba59db317545cfa3236e15d518419647d3d95306d59a23369197a98b6a76"
+        );
+        assert_eq!(root(&[sample]), "5354bbf669f8975bb5a5f3d878d4555828a819f65e88fe0f254374df913727de");
+        let ids =
+            |range: std::ops::Range<i64>| table(vec![(1, "id", false, Arc::new(Int64Array::from_iter_values(range)))]);
+        assert_eq!(root(&[ids(0..0)]), "8df20ab7a16b1c0f596ba8134929a22758755e5d4d8f8d6651ce87abc5d1f710");
+        assert_eq!(root(&[ids(0..70_000)]), "b76f1c9b87290fd73cd9efe7e836ce721b76267638377e9f12b6e368d9973fe9");
+        let nan =
+            table(vec![(1, "v", false, Arc::new(Float64Array::from(vec![f64::from_bits(0xfff8_0000_0000_0001)])))]);
+        let block = Block { number: 0, rows: vec![nan] };
+        assert_eq!(
+            block.leaves().unwrap()[0].to_string(),
+            "a8f8d5ebfa3ae75c82a7dacf3957954d95de4949ed5ffdd56a717b20e1268250"
+        );
+    }
+
+    #[test]
+    fn batches_and_null_slots_do_not_show() {
+        let whole = root(&[sample(0)]);
+        assert_eq!(root(&[sample(77)]), whole);
+        let parts: Vec<_> = (0..3).map(|i| sample(i).slice(i as usize, 1)).collect();
+        assert_eq!(root(&parts), whole);
+        // A null list whose slot covers values.
+        let gap = |lengths: Vec<i32>, values: Vec<&str>| {
+            let field = Arc::new(Field::new("element", DataType::Utf8, true));
+            let mut offsets = vec![0];
+            lengths.iter().for_each(|n| offsets.push(offsets.last().unwrap() + n));
+            let list = arrow::array::ListArray::new(
+                field,
+                arrow::buffer::OffsetBuffer::new(offsets.into()),
+                Arc::new(StringArray::from(values)),
+                Some(NullBuffer::from(vec![true, false, true])),
+            );
+            root(&[table(vec![(1, "x", true, Arc::new(list))])])
+        };
+        assert_eq!(gap(vec![1, 2, 1], vec!["a", "b", "c", "d"]), gap(vec![1, 0, 1], vec!["a", "d"]));
+        assert_ne!(gap(vec![1, 0, 1], vec!["a", "d"]), gap(vec![1, 0, 1], vec!["a", "e"]));
+    }
+
+    #[test]
+    fn any_change_shows() {
+        let ints = |id: u32, name: &str, nullable: bool, values: Vec<Option<i64>>| {
+            (id, name.to_string(), nullable, Arc::new(Int64Array::from(values)) as ArrayRef)
+        };
+        let root = |columns: Vec<(u32, String, bool, ArrayRef)>| {
+            root(&[table(columns.iter().map(|(id, n, nullable, a)| (*id, n.as_str(), *nullable, a.clone())).collect())])
+        };
+        let (a, b) = (|| ints(1, "a", true, vec![Some(1), Some(2)]), || ints(2, "b", true, vec![Some(1), Some(2)]));
+        let roots = [
+            root(vec![a(), b()]),
+            root(vec![b(), a()]),
+            root(vec![a(), ints(2, "c", true, vec![Some(1), Some(2)])]),
+            root(vec![a(), ints(3, "b", true, vec![Some(1), Some(2)])]),
+            root(vec![a(), ints(2, "b", false, vec![Some(1), Some(2)])]),
+            root(vec![a(), ints(2, "b", true, vec![Some(1), None])]),
+            root(vec![a(), ints(2, "b", true, vec![Some(1), Some(0)])]),
+            root(vec![a(), ints(2, "b", true, vec![Some(2), Some(1)])]),
+            root(vec![a()]),
+            root(vec![
+                ints(1, "a", true, vec![Some(1), Some(2), None]),
+                ints(2, "b", true, vec![Some(1), Some(2), None]),
+            ]),
+        ];
+        let distinct: std::collections::BTreeSet<_> = roots.iter().collect();
+        assert_eq!(distinct.len(), roots.len());
+    }
+
+    #[test]
+    fn cells() {
+        let check = |array: ArrayRef, row: usize, expected: &[u8]| {
+            let mut out = vec![];
+            cell(&array, row, &mut out).unwrap();
+            assert_eq!(out, expected);
+        };
+        check(Arc::new(Int64Array::from(vec![7, 258])), 1, &[5, 1, 0, 0, 0, 8, 2, 1, 0, 0, 0, 0, 0, 0]);
+        check(Arc::new(StringArray::from(vec![None, Some("ab")])), 1, &[12, 1, 0, 0, 0, 2, b'a', b'b']);
+        check(Arc::new(StringArray::from(vec![None, Some("ab")])), 0, &[12, 0]);
+        check(Arc::new(BooleanArray::from(vec![true])), 0, &[1, 1, 0, 0, 0, 1, 1]);
+        check(
+            Arc::new(Decimal128Array::from(vec![1]).with_precision_and_scale(5, 0).unwrap()),
+            0,
+            &[8, 1, 0, 0, 0, 16, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        );
+        assert!(cell(&StructArray::new_empty_fields(1, None), 0, &mut vec![]).is_err());
+    }
+
+    #[test]
+    fn other_types_and_missing_ids_are_refused() {
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+        let schema = Schema::new(vec![with_field_id(Field::new("t", nanos, true), FieldId(1))]);
+        assert_eq!(
+            schema_hash(&schema).unwrap_err().to_string(),
+            "column `t` has type `Timestamp(ns, \"UTC\")`, which versions cannot hold"
+        );
+        let schema = Schema::new(vec![Field::new("t", DataType::Int64, true)]);
+        assert!(schema_hash(&schema).unwrap_err().to_string().contains("without `custody.field_id`"));
     }
 }

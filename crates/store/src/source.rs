@@ -211,6 +211,16 @@ impl Allow {
             false => Err(StoreError::NotAllowed { url: shown.to_string() }),
         }
     }
+
+    /// A file below a source's folder, links resolved: it may lead elsewhere. A missing one is met when it is read.
+    fn check_file(&self, root: &Path, file: &str, url: &str) -> Result<(), StoreError> {
+        let path = if file.is_empty() { root.to_path_buf() } else { root.join(file) };
+        match path.canonicalize() {
+            Ok(real) => self.check(&real, &format!("{url}/{file}")),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(StoreError::io("reading", path.display(), e)),
+        }
+    }
 }
 
 impl Warehouse {
@@ -245,16 +255,15 @@ impl Warehouse {
         };
         let mut out = SourceFiles { kind: source.kind, base, delta: None, files: vec![], warnings: vec![] };
         match source.kind {
-            SourceKind::Delta => delta::list(self, source.url, &root, &mut out).await?,
-            SourceKind::Parquet | SourceKind::Csv | SourceKind::Json => {
-                self.list(source, &root, previous, &mut out).await?;
+            SourceKind::Delta => {
+                delta::list(self, source.url, &root, &mut out).await?;
+                for file in &out.files {
+                    allow.check_file(&root, &file.path, source.url)?;
+                }
             }
-        }
-        for file in &out.files {
-            let path = root.join(&file.path);
-            let path = if file.path.is_empty() { root.clone() } else { path };
-            let real = path.canonicalize().map_err(|e| StoreError::io("reading", path.display(), e))?;
-            allow.check(&real, &format!("{}/{}", source.url, file.path))?;
+            SourceKind::Parquet | SourceKind::Csv | SourceKind::Json => {
+                self.list(allow, source, &root, previous, &mut out).await?;
+            }
         }
         let location = self.object_path(&root)?;
         let checked = read::check(self, &location, &out, &source.schema).await?;
@@ -306,6 +315,7 @@ impl Warehouse {
     /// Lists and hashes the files of a folder, or one file.
     async fn list(
         &self,
+        allow: &Allow,
         source: &SourceSpec<'_>,
         root: &Path,
         previous: Option<&SourceFiles>,
@@ -328,6 +338,7 @@ impl Warehouse {
                 continue;
             }
             let path = parts.join("/");
+            allow.check_file(root, &path, source.url)?;
             match path.is_empty() || has_extension(source.kind, &path) {
                 true => found.push((path, meta)),
                 false => out.warnings.push(format!(

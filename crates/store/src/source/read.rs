@@ -618,7 +618,7 @@ impl Task {
             .with_batch_size(BATCH_ROWS)
             .with_projection(positions)
             .build_decoder();
-        Ok(decode(self.bytes(file).await?, Decoder::Csv(decoder), name.to_string()))
+        Ok(decode(self.bytes(file).await?, Decoder::Csv(Box::new(decoder)), name.to_string()))
     }
 
     async fn json(&self, file: &SourceFile, name: &str, stored: &[usize]) -> Result<Rows, StoreError> {
@@ -636,7 +636,7 @@ impl Task {
 }
 
 enum Decoder {
-    Csv(csv::reader::Decoder),
+    Csv(Box<csv::reader::Decoder>),
     Json(json::reader::Decoder),
 }
 
