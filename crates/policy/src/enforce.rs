@@ -105,7 +105,7 @@ pub const fn on(_id: &str) -> bool {
     true
 }
 
-/// The condition, which a mutation test can force to `false`; see [`crate::enforce`].
+/// The condition, which a mutation test can force to `false`; see [`mod@crate::enforce`].
 #[macro_export]
 macro_rules! enforce {
     ($id:literal, $condition:expr) => {{
