@@ -1,4 +1,5 @@
 //! Versions and sources on a real folder: written, read back by us and by others, damaged, raced.
+#![allow(clippy::disallowed_methods, reason = "tables are queried here without an engine, which is above this crate")]
 
 use crate::*;
 use arrow::{
@@ -358,6 +359,39 @@ async fn a_draft_is_adopted_only_as_recorded() {
     assert!(matches!(f.warehouse.open_version(&place(2)).await, Err(StoreError::NoVersion { .. })));
     f.warehouse.remove(&draft(1)).await.unwrap();
     assert!(matches!(f.warehouse.open_version(&draft(1)).await, Err(StoreError::NoVersion { .. })));
+}
+
+/// Doors run these on any thread: what stops compiling here would stop compiling there, with a longer message.
+#[test]
+fn futures_are_send() {
+    fn check(_: impl Send) {}
+    #[expect(clippy::too_many_arguments, reason = "one of everything")]
+    fn all(
+        w: &Warehouse,
+        place: &Place,
+        shape: &Shape,
+        staging: (Staging, Staging),
+        staged: (Staged, Staged),
+        spec: &SourceSpec<'_>,
+        allow: &Allow,
+        files: &SourceFiles,
+        manifest: &Manifest,
+    ) {
+        check(w.stage(place, shape, RUN));
+        check(w.adopt_draft(place, place, Hash([0; 32]), RUN));
+        check(w.open_version(place));
+        check(w.verify(manifest, Depth::Deep));
+        check(w.remove(place));
+        check(w.leftovers());
+        check(w.snapshot(allow, spec, None));
+        check(w.open_source("x", files, shape.schema.clone()));
+        let (mut a, b) = staging;
+        check(a.write(RecordBatch::new_empty(shape.schema.clone())));
+        check(b.finish());
+        check(staged.0.commit(stamp()));
+        check(staged.1.discard());
+    }
+    let _ = all;
 }
 
 #[tokio::test(flavor = "multi_thread")]
