@@ -20,6 +20,7 @@ pub const IDS: &[&str] = &[
     "decide.row_sets",
     "decide.supported",
     "decide.tags",
+    "exec.batches",
     "exec.errors",
     "exec.filters",
     "exec.limit",

@@ -2,11 +2,16 @@
 //!
 //! Closed: statistics are unknown, limits stop above, no order, constant or partitioning key is known, only leakproof
 //! static and dynamic filters pass, and any error from below becomes one sentence without data. Open: it is not there.
+//!
+//! A scan uses filters by row group, and hidden rows decide what a group holds; whether a predicate above fails would then
+//! tell about them. So what passes is applied again to each row, and batches are cut anew: what comes out of a partition,
+//! and where its batches end, depends on its visible rows alone.
 
 use super::leakproof;
 use custody_model::{Hash, TableVersion};
 use custody_policy::enforce;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatchOptions;
 use datafusion::common::config::ConfigOptions;
@@ -15,8 +20,14 @@ use datafusion::common::{DataFusionError, Result, Statistics, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::filter_pushdown::{ChildFilterDescription, FilterDescription, FilterPushdownPhase};
+use datafusion::physical_plan::execution_plan::{
+    CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions, apply_expression_roots,
+};
+use datafusion::physical_plan::filter::batch_filter;
+use datafusion::physical_plan::filter_pushdown::{
+    ChildFilterDescription, ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
+    PushedDown,
+};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sort_pushdown::SortOrderPushdownResult;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
@@ -44,6 +55,8 @@ pub struct BarrierExec {
     input: Arc<dyn ExecutionPlan>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
+    /// Filters from above that were passed on, over `schema`.
+    filters: Vec<Arc<dyn PhysicalExpr>>,
 }
 
 impl BarrierExec {
@@ -65,7 +78,7 @@ impl BarrierExec {
         }
         let schema = if open { below } else { schema };
         let properties = properties(open, &schema, &input);
-        Ok(Self { at, grant, open, input, schema, properties })
+        Ok(Self { at, grant, open, input, schema, properties, filters: vec![] })
     }
 
     /// The table version below.
@@ -90,7 +103,8 @@ impl BarrierExec {
 
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = if self.open { input.schema() } else { Arc::clone(&self.schema) };
-        Ok(Arc::new(Self::try_new(self.at.clone(), self.grant, self.open, schema, input)?))
+        let over = Self::try_new(self.at.clone(), self.grant, self.open, schema, input)?;
+        Ok(Arc::new(Self { filters: self.filters.clone(), ..over }))
     }
 
     fn opaque(&self, error: DataFusionError) -> DataFusionError {
@@ -122,7 +136,14 @@ fn properties(open: bool, schema: &SchemaRef, input: &Arc<dyn ExecutionPlan>) ->
 
 impl DisplayAs for BarrierExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BarrierExec: {} grant={}", self.at, self.grant.short())
+        write!(f, "BarrierExec: {} grant={}", self.at, self.grant.short())?;
+        match self.filters.as_slice() {
+            [] => Ok(()),
+            [first, others @ ..] => {
+                write!(f, ", filter={first}")?;
+                others.iter().try_for_each(|filter| write!(f, " AND {filter}"))
+            }
+        }
     }
 }
 
@@ -170,9 +191,9 @@ impl ExecutionPlan for BarrierExec {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        apply_expression_roots(&self.filters, f)
     }
 
     fn repartitioned(&self, partitions: usize, config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
@@ -183,12 +204,13 @@ impl ExecutionPlan for BarrierExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let rows = context.session_config().batch_size();
         let below = self.input.execute(partition, context).map_err(|e| self.opaque(e))?;
         if self.open {
             return Ok(below);
         }
-        let this = self.clone();
-        let batches = below.map(move |batch| batch.map_err(|e| this.opaque(e)).and_then(|b| this.relabel(b)));
+        let cut = Cut { barrier: self.clone(), below, buffer: BatchCoalescer::new(self.schema(), rows), ended: false };
+        let batches = futures::stream::try_unfold(cut, Cut::next);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
 
@@ -230,12 +252,33 @@ impl ExecutionPlan for BarrierExec {
     ) -> Result<FilterDescription> {
         // A filter that must stay is offered as a column that no child has, and so comes back as unsupported.
         let stays: Arc<dyn PhysicalExpr> = Arc::new(Column::new("", usize::MAX));
-        let offered = parent_filters.into_iter().map(|filter| {
-            let passes = self.open || leakproof::physical(&filter, &self.schema);
-            if enforce!("exec.filters", !passes) { Arc::clone(&stays) } else { filter }
-        });
+        let offered =
+            parent_filters.into_iter().map(|filter| if self.passes(&filter) { filter } else { Arc::clone(&stays) });
         let child = ChildFilterDescription::from_child(&offered.collect::<Vec<_>>(), &self.input)?;
         Ok(FilterDescription::new().with_child(child))
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        _: FilterPushdownPhase,
+        below: ChildPushdownResult,
+        _: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        if self.open {
+            return Ok(FilterPushdownPropagation::if_all(below));
+        }
+        let mut this = self.clone();
+        let mut answers = vec![];
+        for parent in below.parent_filters {
+            let passed = self.passes(&parent.filter);
+            answers.push(if passed { PushedDown::Yes } else { PushedDown::No });
+            if passed {
+                this.filters.push(parent.filter);
+            }
+        }
+        let changed = this.filters.len() > self.filters.len();
+        let answer = FilterPushdownPropagation::with_parent_pushdown_result(answers);
+        Ok(if changed { answer.with_updated_node(Arc::new(this)) } else { answer })
     }
 
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
@@ -251,6 +294,10 @@ impl ExecutionPlan for BarrierExec {
 }
 
 impl BarrierExec {
+    fn passes(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+        !enforce!("exec.filters", !self.open && !leakproof::physical(filter, &self.schema))
+    }
+
     fn relabel(&self, batch: RecordBatch) -> Result<RecordBatch> {
         if batch.schema_ref() == &self.schema {
             return Ok(batch);
@@ -258,5 +305,47 @@ impl BarrierExec {
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let (_, columns, _) = batch.into_parts();
         Ok(RecordBatch::try_new_with_options(self.schema(), columns, &rows)?)
+    }
+}
+
+/// A partition's visible rows in batches of the session's size.
+struct Cut {
+    barrier: BarrierExec,
+    below: SendableRecordBatchStream,
+    buffer: BatchCoalescer,
+    ended: bool,
+}
+
+impl Cut {
+    async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
+        loop {
+            if let Some(batch) = self.buffer.next_completed_batch() {
+                return Ok(Some((batch, self)));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.below.next().await.transpose().map_err(|e| self.barrier.opaque(e))? {
+                None => {
+                    self.ended = true;
+                    self.buffer.finish_buffered_batch()?;
+                }
+                Some(batch) => {
+                    let mut batch = self.barrier.relabel(batch)?;
+                    for filter in &self.barrier.filters {
+                        batch = batch_filter(&batch, filter)?;
+                    }
+                    if batch.num_columns() == 0 && batch.num_rows() > 0 {
+                        // Nothing to evaluate and nothing to gather.
+                        return Ok(Some((batch, self)));
+                    }
+                    if enforce!("exec.batches", batch.num_rows() > 0) {
+                        self.buffer.push_batch(batch)?;
+                    } else if batch.num_rows() > 0 {
+                        return Ok(Some((batch, self)));
+                    }
+                }
+            }
+        }
     }
 }
