@@ -2,7 +2,8 @@
 //!
 //! - `adversarial`: the statements of `adversarial.sql`, each against a stored copy of what the reader may see.
 //! - `twins`: random statements over two databases that differ only in what is hidden.
-//! - `mutations`: each line that enforces something, switched off, lets one of these fail.
+//! - `a_missing_line_is_seen`: lines that enforce something, switched off one by one, let these fail. For any other id:
+//!   `CUSTODY_OFF=id cargo test -p custody-policy -p custody-engine --lib` fails.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -16,12 +17,18 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::stats::Precision;
+use datafusion::common::{DFSchema, DataFusionError, Result};
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::{MemTable, TableType, provider_as_source};
 use datafusion::execution::SessionStateBuilder;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, cast, col, lit};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::file::properties::WriterProperties;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr, expressions as physical};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::statistics::StatisticsContext;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use std::{borrow::Cow, sync::Arc};
@@ -835,6 +842,109 @@ async fn broken_storage() -> String {
 fn errors_below_a_barrier_are_opaque() {
     let error = run(broken_storage);
     assert_eq!(error, "External error: query failed inside a governed table (decision 7f7f7f7f)");
+}
+
+/// A closed barrier over rows in memory that come in batches of one, with an order and a constant below.
+fn closed_over(filter: Option<Arc<dyn PhysicalExpr>>) -> Arc<dyn ExecutionPlan> {
+    let (schema, batch) = u();
+    let single = (0..batch.num_rows()).map(|i| batch.slice(i, 1)).collect();
+    let rows = MemorySourceConfig::try_new_exec(&[single], Arc::clone(&schema), None).unwrap();
+    let constant =
+        physical::binary(physical::col("val", &schema).unwrap(), Operator::Eq, physical::lit(3_i64), &schema);
+    let rows = FilterExec::try_new(filter.unwrap_or_else(|| constant.unwrap()), rows).unwrap();
+    Arc::new(BarrierExec::try_new(at("u"), Hash([0x7f; 32]), false, schema, Arc::new(rows)).unwrap())
+}
+
+fn decided() -> Decisions {
+    let decisions = Decisions::default();
+    decisions.record(&at("u"), Hash([0x7f; 32]));
+    decisions
+}
+
+#[test]
+fn a_closed_barrier_knows_nothing_of_what_is_below() {
+    let constants = || {
+        let barrier = closed_over(None);
+        barrier.properties().equivalence_properties().constants().len()
+    };
+    assert_eq!(constants(), 0);
+    assert!(enforce::without("exec.properties", constants) > 0);
+    let statistics = |barrier: Arc<dyn ExecutionPlan>| {
+        StatisticsContext::new().compute(barrier.as_ref(), &Default::default()).unwrap()
+    };
+    assert_eq!(statistics(closed_over(None)).num_rows, Precision::Absent);
+}
+
+#[test]
+fn batches_end_where_visible_rows_say() {
+    let sizes = async || {
+        let (schema, batch) = u();
+        let cut = [0, 0, 7, 8, 20, 58, 60].windows(2).map(|w| batch.slice(w[0], w[1] - w[0])).collect();
+        let rows = MemorySourceConfig::try_new_exec(&[cut], Arc::clone(&schema), None).unwrap();
+        let barrier = BarrierExec::try_new(at("u"), Hash::default(), false, schema, rows).unwrap();
+        let context = SessionContext::new_with_config(SessionConfig::new().with_batch_size(16)).task_ctx();
+        let batches = collect(Arc::new(barrier), context).await.unwrap();
+        batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>()
+    };
+    assert_eq!(run(sizes), [16, 16, 16, 12]);
+    assert_ne!(run_without("exec.batches", sizes), [16, 16, 16, 12]);
+}
+
+#[test]
+fn what_is_not_known_below_a_closed_barrier_is_refused() {
+    assert!(check(&closed_over(None), &decided()).is_ok());
+    let fallible = || {
+        let (schema, _) = u();
+        let id = || physical::col("id", &schema).unwrap();
+        let quotient = physical::binary(physical::lit(10_i64), Operator::Divide, id(), &schema).unwrap();
+        closed_over(Some(physical::binary(quotient, Operator::Gt, physical::lit(1_i64), &schema).unwrap()))
+    };
+    let refused = check(&fallible(), &decided()).unwrap_err().strip_backtrace();
+    assert!(refused.contains("an expression of `FilterExec` is not known below a barrier"), "{refused}");
+    assert!(enforce::without("check.expressions", || check(&fallible(), &decided())).is_ok());
+    let twice = BarrierExec::try_new(at("u"), Hash([0x7f; 32]), true, u().0, closed_over(None)).unwrap();
+    let twice: Arc<dyn ExecutionPlan> = Arc::new(twice);
+    let refused = check(&twice, &decided()).unwrap_err().strip_backtrace();
+    assert!(refused.contains("`DataSourceExec` is under 2 barriers, not one"), "{refused}");
+    let refused = check(&closed_over(None), &Decisions::default()).unwrap_err().strip_backtrace();
+    assert!(refused.contains("no decision is recorded for `test.u@1`"), "{refused}");
+}
+
+#[test]
+fn which_predicates_are_leakproof() {
+    let raw = schema();
+    let schema = DFSchema::try_from(raw.as_ref().clone()).unwrap();
+    let (amount, code, info) = (|| col("amount"), || col("code"), || col("info"));
+    let long = "a".repeat(257);
+    for (predicate, want) in [
+        (amount().gt(lit(3_i64)), true),
+        (lit(3_i64).lt_eq(amount()).or(code().eq(lit("x"))), true),
+        (!col("flag").and(amount().is_null()), true),
+        (amount().in_list(vec![lit(1_i64), lit(2_i64)], true), true),
+        (amount().between(lit(1_i64), lit(2_i64)), true),
+        (code().like(lit("a%")), true),
+        (amount().eq(col("id")), true),
+        (code().like(lit(long.as_str())), false),
+        (code().ilike(lit("a%")), false),
+        (code().like(code()), false),
+        (lit(1_i64).eq(lit(2_i64)), false),
+        (lit(true), false),
+        ((lit(1_i64) / lit(0_i64)).gt(lit(0_i64)), false),
+        (amount().gt(lit(3_i32)), false),
+        ((amount() + lit(1_i64)).gt(lit(3_i64)), false),
+        (cast(code(), DataType::Int64).gt(lit(3_i64)), false),
+        (amount().gt(lit(3_i64)).and((lit(1_i64) / amount()).gt(lit(0_i64))), false),
+        (amount().in_list(vec![lit(1_i64) / amount()], false), false),
+        (info().eq(info()), false),
+        (col("tags").is_null(), false),
+        (col("secret_of_nobody").eq(lit(1_i64)), false),
+    ] {
+        assert_eq!(leakproof::logical(&predicate, &schema), want, "{predicate}");
+        let props = ExecutionProps::new();
+        if let Ok(physical) = create_physical_expr(&predicate, &schema, &props, &Default::default()) {
+            assert_eq!(leakproof::physical(&physical, &raw), want, "physical {physical}");
+        }
+    }
 }
 
 // ---- mutations ----------------------------------------------------------------------------------------------------
