@@ -1,6 +1,19 @@
 //! The command itself, end to end: each step of the demo is checked by the demo, and by its exit code here.
 
-#![allow(clippy::expect_used, reason = "tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "tests fail by panicking"
+)]
+
+mod audit;
+mod demo;
+mod ledger;
+mod own_project;
+mod support;
 
 use std::process::{Command, Output};
 
