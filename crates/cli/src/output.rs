@@ -83,6 +83,15 @@ impl Sink {
                 return Err(Problem::new(2009, format!("column `{twice}` appears twice: give one an alias")));
             }
         }
+        if format == Format::Csv
+            && let Some(nested) = schema.fields().iter().find(|f| f.data_type().is_nested())
+        {
+            return Err(Problem::new(
+                2016,
+                format!("column `{}` is a list or struct, which CSV cannot hold", nested.name()),
+            )
+            .help("leave it out, or choose --format ndjson or parquet"));
+        }
         let writer: Box<dyn Write + Send> = match &to {
             Some((part, _)) => Box::new(BufWriter::new(File::create(part).map_err(|e| failed(&e))?)),
             None => Box::new(BufWriter::new(io::stdout())),

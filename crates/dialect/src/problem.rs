@@ -131,7 +131,7 @@ pub(crate) fn from_parser(error: &ParserError, tokens: &Tokens) -> Problem {
     }
     let message = match message.split_once(", found: ") {
         Some((expected, found)) => {
-            let expected = expected.trim_start_matches("Expected: ");
+            let expected = expected.trim_start_matches("Expected: ").trim_start_matches("expected ");
             let literal = !expected.chars().any(|c| c.is_lowercase() || c == ' ');
             let expected = if literal { format!("`{expected}`") } else { lower_first(expected) };
             let found = if found == "EOF" { "the end of the statement".to_string() } else { format!("`{found}`") };

@@ -117,7 +117,8 @@ impl Session {
             targets: vec![],
             count: 1,
         });
-        match self.engine.recorder.record(self.entry(verb, Outcome::Denied, payload)).await {
+        let outcome = if matches!(problem.code.exit_code(), 3 | 6) { Outcome::Denied } else { Outcome::Failure };
+        match self.engine.recorder.record(self.entry(verb, outcome, payload)).await {
             Ok(recorded) => Problem { entry: Some(recorded.entry), ..problem },
             Err(lost) => lost.into(),
         }

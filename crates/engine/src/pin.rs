@@ -237,7 +237,7 @@ pub(crate) fn facts(
         .iter()
         .enumerate()
         .map(|(i, c)| {
-            let mut classes = bundle.tags_of(&definition.name, &c.name);
+            let mut classes = bundle.tags_of_field(&definition.name, c.field, &c.name);
             if let Some(inherited) = labels.get(i) {
                 classes.extend(inherited.iter().flat_map(|class| bundle.classes_under(class)));
             }

@@ -27,7 +27,9 @@ use custody_model::{
     Purpose, RunRecord, RunState, SourceKind, SourceSnapshot, SourceText, TableVersion, Verb,
 };
 use custody_policy::RowGrant;
-use custody_store::{Codec, Committed, Manifest, Place, Shape, SourceFiles, SourceSpec, Staged, Stamp, snapshot_hash};
+use custody_store::{
+    Codec, Committed, Manifest, Place, Shape, SourceFiles, SourceSpec, Staged, Stamp, StoreError, snapshot_hash,
+};
 use datafusion::{
     common::Column,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
@@ -703,7 +705,11 @@ impl Session {
 
     /// What a crash left at this place: adopted where a `written` entry vouches for it, else removed.
     async fn leftover(&self, prepared: &Prepared, place: &Place) -> Result<Option<Made>, Problem> {
-        let Ok(manifest) = self.engine.store.open_version(place).await else { return Ok(None) };
+        let manifest = match self.engine.store.open_version(place).await {
+            Ok(manifest) => manifest,
+            Err(StoreError::NoVersion { .. }) => return Ok(None),
+            Err(error) => return Err(error.problem()),
+        };
         let written = self.engine.written(&prepared.identity)?;
         if let Some((run, record)) = written
             && record.content_root == Some(manifest.content_root)

@@ -112,7 +112,7 @@ impl Door {
     }
 
     async fn info(&self, session: &Session, descriptor: FlightDescriptor) -> Result<(FlightInfo, SchemaRef), Status> {
-        match self.asked(session, &descriptor).map_err(|p| status(&p))? {
+        match recorded(session, self.asked(session, &descriptor)).await? {
             Asked::Metadata(command, bytes) => {
                 let batch = commands::answer(session, &command).await?;
                 let schema = batch.schema();
@@ -121,7 +121,7 @@ impl Door {
                 Ok((info.with_descriptor(descriptor).with_endpoint(endpoint), schema))
             }
             Asked::Rows { mut what, parameters } => {
-                let request = Self::request(&what, parameters.as_ref()).map_err(|p| status(&p))?;
+                let request = recorded(session, Self::request(&what, parameters.as_ref())).await?;
                 let described = session.describe(&request).await.map_err(|p| status(&p))?;
                 if let (What::Dataset { version, .. }, Some(at)) = (&mut what, described.versions.first()) {
                     *version = at.version;
@@ -203,6 +203,14 @@ impl Door {
 enum Asked {
     Rows { what: What, parameters: Option<Vec<u8>> },
     Metadata(Command, Bytes),
+}
+
+/// A request refused before the engine saw it leaves an entry too.
+async fn recorded<T>(session: &Session, done: Result<T, Problem>) -> Result<T, Status> {
+    match done {
+        Ok(value) => Ok(value),
+        Err(problem) => Err(status(&session.refuse(Verb::Metadata, problem).await)),
+    }
 }
 
 /// Whether a sealed blob was made for this principal and purpose.
@@ -397,7 +405,7 @@ impl FlightService for Door {
                 Ok(Response::new(stream_batch(&commands::answer(&session, &asked).await?)?))
             }
             Ok(Command::CommandPreparedStatementQuery(query)) => {
-                let handle = self.handle(&session, &query.prepared_statement_handle).map_err(|p| status(&p))?;
+                let handle = recorded(&session, self.handle(&session, &query.prepared_statement_handle)).await?;
                 let request = Self::request(&handle.what, handle.parameters.as_ref())
                     .map_err(|p| status(&p))?
                     .following(handle.entry_id());
@@ -415,14 +423,14 @@ impl FlightService for Door {
             return Err(Status::invalid_argument("DoPut without a message"));
         };
         let descriptor = first.flight_descriptor.clone().unwrap_or_default();
-        let asked = command(&descriptor.cmd).map_err(|p| status(&p))?;
+        let asked = recorded(&session, command(&descriptor.cmd)).await?;
         let Command::CommandPreparedStatementQuery(query) = asked else {
             let problem = Problem::new(1407, "writing through Flight is not offered")
                 .help("features are published from a project: custody publish");
             let told = session.refuse(Verb::Read, problem).await;
             return Err(Status::unimplemented(told.to_string()));
         };
-        let mut handle = self.handle(&session, &query.prepared_statement_handle).map_err(|p| status(&p))?;
+        let mut handle = recorded(&session, self.handle(&session, &query.prepared_statement_handle)).await?;
         let all = stream::iter([Ok(first)]).chain(messages.map_err(Into::into));
         let batches: Vec<RecordBatch> = FlightRecordBatchStream::new_from_flight_data(all)
             .try_collect()
@@ -448,7 +456,7 @@ impl FlightService for Door {
             }
             "ClosePreparedStatement" => {
                 let asked: ActionClosePreparedStatementRequest = unpack(&action.body)?;
-                self.handle(&session, &asked.prepared_statement_handle).map_err(|p| status(&p))?;
+                recorded(&session, self.handle(&session, &asked.prepared_statement_handle)).await?;
                 None
             }
             // Sessions hold no state here, so there is nothing to close: 1 = closed.

@@ -25,8 +25,10 @@ pub struct FileDisk {
     folder_mode: u32,
     /// The file being appended to. A failed write or sync takes it out.
     writing: Mutex<Option<(String, Arc<File>)>>,
-    temporary: AtomicU64,
 }
+
+/// Numbers temporary files over all disks of the process: two may lie over one folder.
+static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 impl FileDisk {
     /// Files readable by whoever the process's umask allows.
@@ -40,7 +42,7 @@ impl FileDisk {
     }
 
     fn with_modes(root: PathBuf, file_mode: u32, folder_mode: u32) -> Self {
-        Self { root, file_mode, folder_mode, writing: Mutex::new(None), temporary: AtomicU64::new(0) }
+        Self { root, file_mode, folder_mode, writing: Mutex::new(None) }
     }
 
     /// The folder.
@@ -87,9 +89,9 @@ impl FileDisk {
         sync_folder_of(file)
     }
 
-    /// For temporary files: not shared with any other process or call.
+    /// For temporary files: not shared with any other process, disk or call.
     fn suffix(&self) -> String {
-        format!("{}.{}", std::process::id(), self.temporary.fetch_add(1, Ordering::Relaxed))
+        format!("{}.{}", std::process::id(), TEMPORARY.fetch_add(1, Ordering::Relaxed))
     }
 
     fn fill(&self, file: &Path, parts: &[&[u8]], size: u64) -> io::Result<()> {
