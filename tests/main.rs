@@ -13,6 +13,7 @@ mod audit;
 mod demo;
 mod ledger;
 mod own_project;
+mod structure;
 mod support;
 
 use std::process::{Command, Output};
@@ -29,15 +30,6 @@ fn custody(folder: &std::path::Path, arguments: &[&str]) -> Output {
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-#[test]
-fn the_demo_shows_the_whole_promise() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let output = custody(folder.path(), &["demo", "clinic", "--divide", "100"]);
-    assert!(output.status.success(), "{}", text(&output));
-    let verified = custody(&folder.path().join("clinic"), &["ledger", "verify"]);
-    assert_eq!(verified.status.code(), Some(8), "{}", text(&verified));
 }
 
 #[test]
