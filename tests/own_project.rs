@@ -24,6 +24,36 @@ fn the_readme_leads_from_an_empty_folder_to_an_answer() {
 }
 
 #[test]
+fn a_folder_of_csv_files_becomes_a_feature() {
+    let world = World::empty();
+    let shop = world.project().join("shop");
+    world.run(&["init", "shop"]).code(0);
+    let run = |arguments: &[&str]| world.run(&[&["--project", shop.to_str().unwrap()], arguments].concat());
+    let write = |path: &str, text: &str| {
+        let path = shop.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("raw/orders/orders.csv", "id,ts,amount\n1,2026-01-01T00:00:00Z,10.5\n1,2026-01-02T00:00:00Z,4.5\n");
+    write(
+        "sources/orders.sql",
+        "CREATE SOURCE raw.orders (id BIGINT NOT NULL, ts TIMESTAMP NOT NULL, amount DOUBLE)\n\
+         FROM CSV 'raw/orders' ENTITY customer (id) EVENT TIME ts;\n",
+    );
+    write(
+        "features/spend.sql",
+        "CREATE FEATURE VIEW features.spend ENTITY customer (id) EVENT TIME ts\n\
+         AS SELECT id, max(ts) AS ts, sum(amount) AS total FROM raw.orders GROUP BY id;\n",
+    );
+    run(&["publish", "-m", "first"]).code(0);
+    let rows = run(&["sql", "-c", "SELECT id, total FROM features.spend"]).code(0);
+    assert_eq!(rows.trim(), r#"{"id":1,"total":15.0}"#);
+    let again = run(&["publish", "-m", "again"]);
+    assert!(again.err.contains("nothing changed"), "{}", again.err);
+    run(&["verify", "features.spend@1", "--deep"]).code(0);
+}
+
+#[test]
 fn both_commands_of_the_readme_are_those_that_ci_runs() {
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
     assert_eq!(block(&readme, "## See it", "sh"), "cargo run -- demo\n");

@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
 };
 use tempfile::TempDir;
@@ -114,11 +115,81 @@ impl World {
         self.command().args(arguments).output().unwrap().into()
     }
 
+    /// Issues a token and gives it. Further arguments go to `token issue`.
+    #[track_caller]
+    pub fn token(&self, principal: &str, purpose: &str, role: &str, more: &[&str]) -> String {
+        let issue = ["--purpose", purpose, "token", "issue", "--principal", principal, "--role", role];
+        self.run(&[&issue[..], more].concat()).code(0).trim().to_string()
+    }
+
+    /// Runs a script of `python/tests` and gives what it printed.
+    #[track_caller]
+    pub fn script(&self, python: &Path, name: &str, variables: &[(&str, &str)]) -> String {
+        let mut command = Command::new(python);
+        self.environment(&mut command);
+        command.arg(repository().join("python/tests").join(name)).envs(variables.iter().copied());
+        Ran::from(command.output().unwrap()).code(0)
+    }
+
     /// Runs a query as a stand-in and gives its rows as CSV.
     #[track_caller]
     pub fn sql(&self, principal: &str, text: &str) -> String {
         self.run(&["--as", principal, "--format", "csv", "sql", "-c", text]).code(0)
     }
+}
+
+/// A running `custody serve` on a free port of loopback.
+pub struct Server {
+    child: Child,
+    /// `127.0.0.1:PORT`
+    pub address: String,
+}
+
+impl Server {
+    /// Serves a world's warehouse; returns once the port is open.
+    pub fn start(world: &World) -> Self {
+        let mut child =
+            world.command().args(["serve", "--bind", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("serving ").unwrap_or_else(|| panic!("no server: {line}")).to_string();
+        Self { child, address }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(mut self) -> i32 {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Python with the packages of `python/requirements.txt`: that of `CUSTODY_TEST_PYTHON`, else of `target/python`.
+/// Without one the test is skipped, but not in continuous integration.
+pub fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("CUSTODY_TEST_PYTHON")
+        .map_or_else(|| repository().join("target/python/bin/python"), PathBuf::from);
+    let imports = ["-c", "import adbc_driver_flightsql, deltalake, polars, pyarrow.flight"];
+    if Command::new(&python).args(imports).output().is_ok_and(|o| o.status.success()) {
+        return Some(python);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} lacks the packages of python/requirements.txt", python.display());
+    eprintln!("skipped: no Python with python/requirements.txt in {}", python.display());
+    None
 }
 
 /// The demo's project before and after its first publish, made once. A warehouse may be moved and copied.

@@ -106,7 +106,12 @@ impl Sink {
             }
             Format::Json => Writing::Json(arrow::json::ArrayWriter::new(writer)),
             Format::Ndjson => Writing::Ndjson(arrow::json::LineDelimitedWriter::new(writer)),
-            Format::Csv => Writing::Csv(arrow::csv::WriterBuilder::new().with_header(true).build(writer)),
+            Format::Csv => {
+                let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(writer);
+                // The header stands over no rows as well.
+                writer.write(&RecordBatch::new_empty(schema)).map_err(|e| failed(&e))?;
+                Writing::Csv(writer)
+            }
             Format::Arrow => Writing::Arrow(Box::new(
                 arrow::ipc::writer::FileWriter::try_new(writer, &schema).map_err(|e| failed(&e))?,
             )),

@@ -18,7 +18,7 @@ use crate::{
 use custody_model::{Pin, Problem};
 use sqlparser::{
     ast::{self, Expr, Spanned},
-    tokenizer::Location,
+    tokenizer::{Location, Token},
 };
 use std::collections::BTreeSet;
 
@@ -121,6 +121,18 @@ impl<'a> Gate<'a> {
 
     fn place(&self, span: sqlparser::tokenizer::Span) -> Place {
         if span.start.line == 0 { self.tokens.place(self.anchor) } else { self.tokens.place_of(span) }
+    }
+
+    /// Where a table's name stands. sqlparser gives no place to a name in single quotes: it is looked for.
+    fn name_place(&self, name: &ast::ObjectName) -> Place {
+        let quoted = |token: Option<&Token>| match (token, name.0.as_slice()) {
+            (Some(Token::SingleQuotedString(text)), [ast::ObjectNamePart::Identifier(one)]) => *text == one.value,
+            _ => false,
+        };
+        match (self.anchor..self.tokens.len()).find(|i| name.span().start.line == 0 && quoted(self.tokens.token(*i))) {
+            Some(index) => self.tokens.place(index),
+            None => self.place(name.span()),
+        }
     }
 
     fn bound(&mut self, message: String, help: &str, place: Place) {
@@ -895,7 +907,7 @@ impl<'a> Gate<'a> {
                 return;
             }
         };
-        let place = self.place(name.span());
+        let place = self.name_place(name);
         if let Some(ast::TableFunctionArgs { args, settings }) = args {
             if settings.is_some() {
                 self.clause(&["SETTINGS"], "leave it out");

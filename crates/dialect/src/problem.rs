@@ -129,9 +129,19 @@ pub(crate) fn from_parser(error: &ParserError, tokens: &Tokens) -> Problem {
     if let Some(problem) = foreign(tokens, index) {
         return problem;
     }
+    let mut index = index;
     let message = match message.split_once(", found: ") {
         Some((expected, found)) => {
-            let expected = expected.trim_start_matches("Expected: ").trim_start_matches("expected ");
+            // Some errors of the parser give the place after the token that they name.
+            let is_found = |i: usize| tokens.token(i).is_some_and(|t| t.to_string() == found);
+            if let Some(before) = index.checked_sub(1)
+                && !is_found(index)
+                && is_found(before)
+            {
+                index = before;
+            }
+            let expected = expected.trim_start_matches("Expected: ").trim_start_matches("Expected ");
+            let expected = expected.trim_start_matches("expected ");
             let literal = !expected.chars().any(|c| c.is_lowercase() || c == ' ');
             let expected = if literal { format!("`{expected}`") } else { lower_first(expected) };
             let found = if found == "EOF" { "the end of the statement".to_string() } else { format!("`{found}`") };

@@ -281,8 +281,11 @@ fn located(mut problem: Problem, reference: &Reference, text: &SourceText) -> Pr
 /// A request is one query, or one EXPLAIN of a query.
 pub(crate) fn one_query(text: &SourceText) -> Result<(GatedQuery, Option<ExplainKind>), Problem> {
     let mut statements = custody_dialect::parse(text).map_err(crate::refused)?;
-    if statements.len() > 1 {
-        return Err(Problem::new(1113, format!("one statement at a time: this text has {}", statements.len())));
+    if let [_, second, ..] = statements.as_slice() {
+        let place = custody_dialect::Place { start: second.start, end: second.end }.label("the second is here");
+        return Err(Problem::new(1113, format!("one statement at a time: this text has {}", statements.len()))
+            .help("send each on its own")
+            .label(place));
     }
     let Some(statement) = statements.pop() else {
         return Err(Problem::new(1113, "there is no statement here").help("SELECT … FROM schema.name"));

@@ -43,7 +43,10 @@ fn single(error: &DataFusionError) -> Problem {
     let mut problem = match root {
         DataFusionError::SchemaError(schema, _) => unknown_column(schema),
         DataFusionError::SQL(parser, _) => Problem::new(1001, lower(&parser.to_string())),
-        DataFusionError::Plan(text) => Problem::new(1102, lower(text)),
+        DataFusionError::Plan(text) => match unknown_function(text) {
+            Some(problem) => problem,
+            None => Problem::new(1102, lower(text)),
+        },
         DataFusionError::NotImplemented(text) => {
             Problem::new(1103, lower(text)).help("write the statement without it; `docs/sql.md` lists the dialect")
         }
@@ -63,7 +66,7 @@ fn single(error: &DataFusionError) -> Problem {
         && let Some(diagnostic) = error.diagnostic()
         && let Some(span) = diagnostic.span
     {
-        problem.labels.push(label(span, &lower(&diagnostic.message)));
+        problem.labels.push(label(span, "here"));
     }
     problem
 }
@@ -92,6 +95,17 @@ fn unknown_column(error: &SchemaError) -> Problem {
         }
         other => Problem::new(1102, lower(&other.to_string())),
     }
+}
+
+/// DataFusion proposes the nearest name it knows, however far; only a near one is worth reading.
+fn unknown_function(text: &str) -> Option<Problem> {
+    let (name, rest) = text.strip_prefix("Invalid function '")?.split_once('\'')?;
+    let problem = Problem::new(1102, format!("there is no function `{name}`"));
+    let near = rest.split('\'').nth(1).filter(|near| distance(name, near) <= name.len().div_ceil(3));
+    Some(problem.help(match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`docs/sql.md` tells which functions there are".to_string(),
+    }))
 }
 
 fn label(span: Span, text: &str) -> Label {

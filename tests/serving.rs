@@ -1,0 +1,151 @@
+//! A server beside other processes on one warehouse, its orderly end, and its death.
+
+use crate::support::{Server, World};
+use arrow_flight::{
+    FlightDescriptor,
+    decode::FlightRecordBatchStream,
+    flight_service_client::FlightServiceClient,
+    sql::{CommandStatementQuery, ProstMessageExt},
+};
+use expect_test::expect;
+use futures::TryStreamExt;
+use prost::Message;
+use std::fs;
+use tonic::{Request, transport::Channel};
+
+/// A client with a token.
+struct Client {
+    channel: FlightServiceClient<Channel>,
+    token: String,
+}
+
+impl Client {
+    async fn connect(server: &Server, token: &str) -> Self {
+        let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
+        Self {
+            channel: FlightServiceClient::new(channel).max_decoding_message_size(64 << 20),
+            token: format!("Bearer {token}"),
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.token.parse().unwrap());
+        request
+    }
+
+    /// The stream of a statement's answer.
+    async fn stream(&mut self, text: &str) -> FlightRecordBatchStream {
+        let command = CommandStatementQuery { query: text.into(), transaction_id: None };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let info = self.channel.get_flight_info(self.request(descriptor)).await.unwrap().into_inner();
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        let answer = self.channel.do_get(self.request(ticket)).await.unwrap().into_inner();
+        FlightRecordBatchStream::new_from_flight_data(answer.map_err(Into::into))
+    }
+
+    /// How many rows a statement's answer has.
+    async fn rows(&mut self, text: &str) -> usize {
+        let batches: Vec<_> = self.stream(text).await.try_collect().await.unwrap();
+        batches.iter().map(|b| b.num_rows()).sum()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishes_of_other_processes_are_seen_by_the_next_statement_and_verification_covers_all_writers() {
+    let world = World::published();
+    let token = world.token("ann", "research", "research", &["--attr", "region=eu"]);
+    let server = Server::start(&world);
+    let mut client = Client::connect(&server, &token).await;
+    let versions = "SELECT version FROM system.catalog.versions WHERE dataset = 'features.patient_profile'";
+    assert_eq!(client.rows(versions).await, 1);
+    let before = client.rows("SELECT id FROM features.patient_profile").await;
+
+    let view = world.project().join("features/patient_profile.sql");
+    let text = fs::read_to_string(&view).unwrap();
+    fs::write(&view, text.replace("FROM raw.patients", "FROM raw.patients WHERE id > 50")).unwrap();
+    world.run(&["publish", "-m", "beside a server"]).code(0);
+    assert_eq!(client.rows(versions).await, 2);
+    let after = client.rows("SELECT id FROM features.patient_profile").await;
+    assert!(after < before, "{after} of {before} rows");
+    assert_eq!(client.rows("SELECT id FROM features.patient_profile VERSION 1").await, before);
+    let beside = world.sql("researcher", "SELECT count(*) AS n FROM features.patient_profile");
+    assert_eq!(beside, format!("n\n{after}\n"));
+
+    let kept = world.beside("kept");
+    fs::write(&kept, world.run(&["ledger", "keep"]).code(0)).unwrap();
+    let told = world.run(&["ledger", "verify", "--since", kept.to_str().unwrap()]).code(0);
+    expect![[r#"
+        consistent up to 79 entries; fresh: outside memory is 0 s old
+        writer cli-0: 62 entries, 62 signed, 5 segments, closed
+        writer serve: 17 entries, 2 signed, 1 segments
+    "#]]
+    .assert_eq(&told);
+    assert_eq!(server.stop(), 0);
+    world.run(&["ledger", "verify", "--since", kept.to_str().unwrap()]).code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_a_running_stream_end_and_leaves_success() {
+    let world = World::published();
+    let token = world.token("ann", "research", "research", &["--attr", "region=eu"]);
+    let server = Server::start(&world);
+    let mut client = Client::connect(&server, &token).await;
+    let text = "SELECT a.value, b.value FROM raw.labs AS a CROSS JOIN raw.labs AS b LIMIT 2000000";
+    let mut stream = client.stream(text).await;
+    let mut rows = stream.try_next().await.unwrap().unwrap().num_rows();
+    let stopped = tokio::task::spawn_blocking(move || server.stop());
+    while let Some(batch) = stream.try_next().await.unwrap() {
+        rows += batch.num_rows();
+    }
+    assert_eq!(rows, 2_000_000);
+    drop((stream, client));
+    assert_eq!(stopped.await.unwrap(), 0);
+    let audit = "SELECT outcome, rows FROM system.access.audit WHERE action = 'read' AND dataset = 'raw.labs'";
+    assert_eq!(world.sql("auditor", audit), "outcome,rows\nsuccess,2000000\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_in_the_middle_of_a_stream_leaves_an_upper_bound() {
+    let world = World::published();
+    let token = world.token("ann", "research", "research", &["--attr", "region=eu"]);
+    let kept = world.beside("kept");
+    fs::write(&kept, world.run(&["ledger", "keep"]).code(0)).unwrap();
+    let server = Server::start(&world);
+    let mut client = Client::connect(&server, &token).await;
+    assert_eq!(client.rows("SELECT id FROM raw.labs LIMIT 3").await, 3);
+    let mut stream = client.stream("SELECT a.value, b.value FROM raw.labs AS a CROSS JOIN raw.labs AS b").await;
+    let (mut rows, mut bytes) = (0, 0);
+    while rows < 1_000_000 {
+        let batch = stream.try_next().await.unwrap().unwrap();
+        rows += batch.num_rows();
+        bytes += batch.get_array_memory_size();
+    }
+    server.kill();
+    while let Ok(Some(batch)) = stream.try_next().await {
+        rows += batch.num_rows();
+        bytes += batch.get_array_memory_size();
+    }
+
+    // A new server, and nobody's help.
+    let server = Server::start(&world);
+    let audit = "SELECT outcome, code, upper_bound, rows, bytes FROM system.access.audit \
+                 WHERE action = 'read' AND dataset = 'raw.labs' AND part = 0 ORDER BY writer, seq";
+    let told = world.sql("auditor", audit);
+    let lines: Vec<_> = told.lines().collect();
+    let [_, first, crashed] = lines[..] else { panic!("{told}") };
+    assert!(first.starts_with("success,,false,3,"), "{told}");
+    assert!(crashed.starts_with("unknown,unknown_crash,true,"), "{told}");
+    let bound: usize = crashed.rsplit(',').next().unwrap().parse().unwrap();
+    assert!(bound >= bytes, "the bound is {bound} bytes, {bytes} in {rows} rows arrived");
+    world.run(&["ledger", "verify", "--since", kept.to_str().unwrap()]).code(0);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn plaintext_is_served_on_loopback_only() {
+    let world = World::published();
+    let ran = world.run(&["serve", "--bind", "0.0.0.0:0"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(ran.err.contains("refusing to serve 0.0.0.0 without TLS"), "{}", ran.err);
+}
