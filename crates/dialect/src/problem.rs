@@ -154,9 +154,11 @@ pub(crate) fn from_parser(error: &ParserError, tokens: &Tokens) -> Problem {
         None => lower_first(message),
     };
     let problem = Problem::new(code::SYNTAX, message).label(tokens.place(index).label("here"));
+    let after_comma = || index.checked_sub(1).and_then(|i| tokens.token(i)) == Some(&Token::Comma);
     match near_miss(tokens, index) {
         Some(help) => problem.help(help),
-        None => problem,
+        None if after_comma() => problem.help("leave out the comma before it"),
+        None => problem.help("`docs/sql.md` describes the dialect"),
     }
 }
 
