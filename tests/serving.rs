@@ -2,7 +2,7 @@
 
 use crate::support::{Server, World};
 use arrow_flight::{
-    FlightDescriptor,
+    FlightDescriptor, Ticket,
     decode::FlightRecordBatchStream,
     flight_service_client::FlightServiceClient,
     sql::{CommandStatementQuery, ProstMessageExt},
@@ -11,7 +11,7 @@ use expect_test::expect;
 use futures::TryStreamExt;
 use prost::Message;
 use std::fs;
-use tonic::{Request, transport::Channel};
+use tonic::{Request, Status, transport::Channel};
 
 /// A client with a token.
 struct Client {
@@ -34,14 +34,24 @@ impl Client {
         request
     }
 
-    /// The stream of a statement's answer.
-    async fn stream(&mut self, text: &str) -> FlightRecordBatchStream {
+    /// A ticket for a statement.
+    async fn ticket(&mut self, text: &str) -> Ticket {
         let command = CommandStatementQuery { query: text.into(), transaction_id: None };
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
         let info = self.channel.get_flight_info(self.request(descriptor)).await.unwrap().into_inner();
-        let ticket = info.endpoint[0].ticket.clone().unwrap();
-        let answer = self.channel.do_get(self.request(ticket)).await.unwrap().into_inner();
-        FlightRecordBatchStream::new_from_flight_data(answer.map_err(Into::into))
+        info.endpoint[0].ticket.clone().unwrap()
+    }
+
+    /// What a ticket gives.
+    async fn redeem(&mut self, ticket: Ticket) -> Result<FlightRecordBatchStream, Status> {
+        let answer = self.channel.do_get(self.request(ticket)).await?.into_inner();
+        Ok(FlightRecordBatchStream::new_from_flight_data(answer.map_err(Into::into)))
+    }
+
+    /// The stream of a statement's answer.
+    async fn stream(&mut self, text: &str) -> FlightRecordBatchStream {
+        let ticket = self.ticket(text).await;
+        self.redeem(ticket).await.unwrap()
     }
 
     /// How many rows a statement's answer has.
@@ -140,6 +150,44 @@ async fn a_server_killed_in_the_middle_of_a_stream_leaves_an_upper_bound() {
     assert!(bound >= bytes, "the bound is {bound} bytes, {bytes} in {rows} rows arrived");
     world.run(&["ledger", "verify", "--since", kept.to_str().unwrap()]).code(0);
     assert_eq!(server.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_serves_whom_it_was_issued_to_and_under_the_policy_it_was_issued_under() {
+    let world = World::published();
+    let ann = world.token("ann", "research", "research", &["--attr", "region=eu"]);
+    let bob = world.token("bob", "research", "research", &["--attr", "region=eu"]);
+    let server = Server::start(&world);
+    let (mut ann, mut bob) = (Client::connect(&server, &ann).await, Client::connect(&server, &bob).await);
+    let ticket = ann.ticket("SELECT id FROM features.patient_profile").await;
+    let mut altered = ticket.ticket.to_vec();
+    altered[20] ^= 1;
+    let altered = Ticket { ticket: altered.into() };
+    let mut told = vec![];
+    for refused in [bob.redeem(ticket.clone()).await, ann.redeem(altered).await] {
+        told.push(refused.err().unwrap().message().to_string());
+    }
+    let text = "C3302 this ticket is not valid here; help: ask for a new one: GetFlightInfo";
+    assert_eq!(told, [text, text]);
+    let rows: Vec<_> = ann.redeem(ticket.clone()).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(rows.iter().map(|b| b.num_rows()).sum::<usize>(), 52);
+
+    // Research may no longer see people of the eu.
+    let policies = world.project().join("policies/clinic.cedar");
+    let rules = fs::read_to_string(&policies).unwrap();
+    fs::write(&policies, rules.replace("contains(\"eu\")", "contains(\"nowhere\")")).unwrap();
+    world.run(&["policy", "apply", "-m", "narrower"]).code(0);
+    let changed = ann.redeem(ticket).await.err().unwrap();
+    assert_eq!(changed.code(), tonic::Code::Aborted, "{}", changed.message());
+    let denials = "SELECT action, principal, code, decision, rows FROM system.access.audit \
+                   WHERE action IN ('bypass', 'deny') ORDER BY writer, seq";
+    expect![[r#"
+        action,principal,code,decision,rows
+        bypass,bob,foreign_ticket,deny,
+        bypass,ann,altered_ticket,deny,
+        deny,ann,C3301,deny,
+    "#]]
+    .assert_eq(&world.sql("auditor", denials));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(crate) struct PinnedTable {
     pub(crate) at: TableVersion,
     /// Its definition at that version.
     pub(crate) definition: Arc<DatasetDefinition>,
+    /// The classes that its columns carry, in order.
+    pub(crate) labels: Vec<BTreeSet<custody_model::Class>>,
     /// What the subject gets of it.
     pub(crate) grant: Grant,
     /// The governed relation.
@@ -142,6 +144,7 @@ impl Session {
             reference: None,
             at: found.at,
             definition: found.definition,
+            labels: found.labels,
             grant,
             provider: Arc::new(GovernedTable::new(plan)),
         })

@@ -3,7 +3,7 @@
 //! What holds here: every file has passed the gate; one definition a name; features are in an order in which each
 //! comes after what it reads.
 
-use custody_dialect::{Definition, GatedQuery, Located, PlainViewDef, SourceDef, Statement, ViewDef, order};
+use custody_dialect::{Definition, GatedQuery, Located, SourceDef, Statement, ViewDef, order};
 use custody_model::{DatasetName, Problem, SourceText};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +21,6 @@ pub struct Project {
     pub sources: BTreeMap<DatasetName, Declared<SourceDef>>,
     /// Feature views by name.
     pub features: BTreeMap<DatasetName, Declared<ViewDef>>,
-    /// Plain views by name.
-    pub views: BTreeMap<DatasetName, Declared<PlainViewDef>>,
     /// Names of the feature views, each after what it reads.
     pub order: Vec<DatasetName>,
     /// Policy files, by path below the project.
@@ -48,7 +46,6 @@ impl Project {
             files: vec![],
             sources: BTreeMap::new(),
             features: BTreeMap::new(),
-            views: BTreeMap::new(),
             order: vec![],
             policies: vec![],
         };
@@ -109,12 +106,11 @@ impl Project {
             problem.label(custody_model::Label { start, end, text: "here".into() }).file(named)
         };
         let Some(name) = value.defines().map(|n| n.value.clone()) else {
-            let problem = Problem::new(1110, format!("statement `{words}` does not define anything")).help(
-                "project files hold CREATE SOURCE, CREATE FEATURE VIEW and CREATE VIEW; queries go to `custody sql`",
-            );
+            let problem = Problem::new(1110, format!("statement `{words}` does not define anything"))
+                .help("project files hold CREATE SOURCE and CREATE FEATURE VIEW; queries go to `custody sql`");
             return Err(place(problem, &self.files));
         };
-        if self.sources.contains_key(&name) || self.features.contains_key(&name) || self.views.contains_key(&name) {
+        if self.sources.contains_key(&name) || self.features.contains_key(&name) {
             return Err(place(Problem::new(1111, format!("`{name}` is defined twice")), &self.files));
         }
         let wanted = match &value {
@@ -140,8 +136,10 @@ impl Project {
             Statement::FeatureView(def) => {
                 self.features.insert(name, Declared { def: *def, text, file });
             }
-            Statement::View(def) => {
-                self.views.insert(name, Declared { def: *def, text, file });
+            Statement::View(_) => {
+                let problem = Problem::new(1127, format!("plain view `{name}`: only feature views are offered so far"))
+                    .help("make it a feature view, or write its query in a `WITH` where it is used");
+                return Err(place(problem, &self.files));
             }
             Statement::Query(_) | Statement::Explain(..) | Statement::Prepare(_) | Statement::Execute(_) => {}
         }

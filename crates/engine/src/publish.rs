@@ -534,9 +534,8 @@ impl Session {
         let bundle = self.engine.bundle();
         let mut classes: BTreeMap<(TableVersion, FieldId), BTreeSet<Class>> = BTreeMap::new();
         for table in pinned {
-            let inherited: Vec<_> = self.inherited(&table.at);
             let Some(bundle) = &bundle else { continue };
-            for column in crate::pin::facts(bundle, &table.definition, &inherited).columns {
+            for column in crate::pin::facts(bundle, &table.definition, &table.labels).columns {
                 classes.insert((table.at.clone(), column.field), column.classes);
             }
         }
@@ -546,13 +545,6 @@ impl Session {
             &|table, field| classes.get(&(table.clone(), field)).cloned().unwrap_or_default(),
             &|version| rules.iter().find(|r| r.version == *version).cloned(),
         )
-    }
-
-    fn inherited(&self, at: &TableVersion) -> Vec<BTreeSet<Class>> {
-        let catalog = self.engine.catalog();
-        let published = catalog.version_made_at(at.made_at).and_then(|v| v.labels()).map(<[_]>::to_vec);
-        let labels = published.or_else(|| catalog.draft_made_at(at.made_at).map(|d| d.record.labels.clone()));
-        labels.unwrap_or_default().iter().map(all_classes).collect()
     }
 
     fn own_draft(&self, prepared: &Prepared) -> Option<Found> {
@@ -661,7 +653,7 @@ impl Session {
                 .help("custody publish again"));
             }
             for table in &prepared.pinned {
-                if self.decide(&table.definition, &self.inherited(&table.at))?.hash != table.grant.hash {
+                if self.decide(&table.definition, &table.labels)?.hash != table.grant.hash {
                     return Err(Problem::new(7005, "policy changed while publishing").help("custody publish again"));
                 }
             }

@@ -143,6 +143,7 @@ impl Session {
             reference: None,
             at,
             definition: Arc::new(table.definition.clone()),
+            labels: vec![],
             grant,
             provider: Arc::new(GovernedTable::new(plan)),
         })

@@ -12,12 +12,7 @@ use std::{io::IsTerminal, sync::Mutex, time::Duration};
 
 pub(crate) fn lint(context: &Context) -> Result<Done, Failed> {
     let project = context.project().map_err(|p| Failed::with(p, read_texts(context)))?;
-    eprintln!(
-        "{} sources, {} feature views, {} views: no finding",
-        project.sources.len(),
-        project.features.len(),
-        project.views.len()
-    );
+    eprintln!("{} sources, {} feature views: no finding", project.sources.len(), project.features.len());
     Ok(Done::Well)
 }
 
