@@ -42,8 +42,8 @@ fn foreign_clients_read_with_a_token_and_are_refused_without_a_good_one() {
         adbc: revoked: ProgrammingError: UNAUTHENTICATED: [FlightSQL] C3001 no valid token
         pyarrow: altered: FlightUnauthenticatedError: Flight returned unauthenticated error, with message: C3001 no valid token
         adbc: altered: ProgrammingError: UNAUTHENTICATED: [FlightSQL] C3001 no valid token
-        pyarrow: another purpose: FlightUnauthorizedError: Flight returned unauthorized error, with message: C3201 purpose `marketing` is not among the purposes of this token
-        adbc: another purpose: ProgrammingError: UNAUTHORIZED: [FlightSQL] C3201 purpose `marketing` is not among the purposes of this token
+        pyarrow: another purpose: FlightUnauthorizedError: Flight returned unauthorized error, with message: C3002 purpose `marketing` is not among the purposes of this token
+        adbc: another purpose: ProgrammingError: UNAUTHORIZED: [FlightSQL] C3002 purpose `marketing` is not among the purposes of this token
     "#]].assert_eq(&told);
     assert_eq!(server.stop(), 0);
     let reads = "SELECT action, principal, purpose, dataset, dataset_version, decision, outcome, rows \

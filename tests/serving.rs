@@ -167,7 +167,7 @@ async fn a_ticket_serves_whom_it_was_issued_to_and_under_the_policy_it_was_issue
     for refused in [bob.redeem(ticket.clone()).await, ann.redeem(altered).await] {
         told.push(refused.err().unwrap().message().to_string());
     }
-    let text = "C3302 this ticket is not valid here; help: ask for a new one: GetFlightInfo";
+    let text = "C3004 this ticket is not valid here; help: ask for a new one: GetFlightInfo";
     assert_eq!(told, [text, text]);
     let rows: Vec<_> = ann.redeem(ticket.clone()).await.unwrap().try_collect().await.unwrap();
     assert_eq!(rows.iter().map(|b| b.num_rows()).sum::<usize>(), 52);

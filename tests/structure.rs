@@ -63,6 +63,92 @@ fn brains_are_pure() {
     }
 }
 
+/// The Rust files of a crate, tests aside.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path());
+    let parts = entries.map(|path| match path.is_dir() {
+        true if path.ends_with("tests") => vec![],
+        true => sources(&path),
+        false if path.ends_with("tests.rs") || path.extension().is_none_or(|e| e != "rs") => vec![],
+        false => vec![path],
+    });
+    parts.flatten().collect()
+}
+
+/// The codes that a text defines: the first argument of a `Problem`, an arm of a match, a constant.
+fn codes_in(text: &str) -> BTreeSet<u16> {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let starts = ["Problem::new(", "Problem::new( ", "Self::new(", "Self::new( ", "=> ", "=> (", "=> { (", "u16 = "];
+    let digits = |at: usize| words.get(at..at + 4).filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    let after = |at: usize| words.as_bytes().get(at + 4).is_some_and(|b| b",; ".contains(b));
+    let found = starts.iter().flat_map(|start| words.match_indices(start).map(|(at, _)| at + start.len()));
+    found.filter(|at| after(*at)).filter_map(|at| digits(at)?.parse().ok()).collect()
+}
+
+/// Crate → the codes in its sources.
+fn codes() -> BTreeMap<String, BTreeSet<u16>> {
+    let of = |name: &str| {
+        let files = sources(&root().join("crates").join(name).join("src"));
+        files.iter().flat_map(|f| codes_in(&fs::read_to_string(f).expect("a source"))).collect()
+    };
+    levels().into_keys().map(|name| (name.clone(), of(&name))).collect()
+}
+
+/// What is wrong with these codes, by the page.
+fn wrong_codes(codes: &BTreeMap<String, BTreeSet<u16>>, page: &str) -> Vec<String> {
+    let cells = |l: &str| l.strip_prefix("| ").map(|l| l.split('|').map(|c| c.trim().to_string()).collect::<Vec<_>>());
+    let rows: Vec<_> = page.lines().filter_map(cells).collect();
+    let listed: Vec<u16> = rows.iter().filter_map(|r| r[0].strip_prefix('C')?.parse().ok()).collect();
+    let ranges = |name: &str| rows.iter().find(|r| r[0] == name).map(|r| r[1].clone()).unwrap_or_default();
+    let mut wrong = vec![];
+    let mut seen = BTreeMap::new();
+    for (name, codes) in codes {
+        let ranges = ranges(name);
+        for code in codes {
+            if !ranges.split(' ').any(|r| r == format!("C{}", code / 100)) {
+                wrong.push(format!("C{code} is outside the ranges of {name}"));
+            }
+            if !listed.contains(code) {
+                wrong.push(format!("C{code} of {name} is not listed"));
+            }
+            if let Some(other) = seen.insert(*code, name) {
+                wrong.push(format!("C{code} is of {other} and of {name}"));
+            }
+        }
+    }
+    for (i, code) in listed.iter().enumerate() {
+        if !seen.contains_key(code) {
+            wrong.push(format!("C{code} is listed and no source has it"));
+        }
+        if listed[..i].contains(code) {
+            wrong.push(format!("C{code} is listed twice"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_code_has_one_crate_and_one_line() {
+    let page = read("docs/errors.md");
+    let codes = codes();
+    assert_eq!(wrong_codes(&codes, &page), Vec::<String>::new());
+
+    let mut more = codes;
+    let text = "const A: u16 = 1001;\n match x { A => 9999, B => (4007, \"\") }";
+    more.get_mut("flight").expect("the crate").append(&mut codes_in(text));
+    let expected = [
+        "C1001 is outside the ranges of flight",
+        "C1001 is of dialect and of flight",
+        "C4007 is outside the ranges of flight",
+        "C4007 of flight is not listed",
+        "C9999 is outside the ranges of flight",
+        "C9999 of flight is not listed",
+    ];
+    assert_eq!(wrong_codes(&more, &page), expected);
+    assert_eq!(wrong_codes(&BTreeMap::new(), "| C1001 | x |\n| C1001 | x |").len(), 3);
+}
+
 #[test]
 fn every_crate_forbids_unsafe_code() {
     for name in levels().keys() {

@@ -108,7 +108,7 @@ impl Context {
         let all = self.stand_ins()?;
         let found = all.iter().find(|(n, _)| n == name).map(|(_, s)| s);
         let declared = found.ok_or_else(|| {
-            Problem::new(6007, format!("no principal `{name}` is declared"))
+            Problem::new(6201, format!("no principal `{name}` is declared"))
                 .help("tests/principals.toml declares stand-ins: [principals.NAME]")
         })?;
         let purpose = match (&self.purpose, declared.purposes.len()) {

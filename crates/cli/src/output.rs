@@ -188,5 +188,5 @@ fn done(result: io::Result<()>) -> Result<(), Problem> {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Problem {
-    Problem::new(7301, format!("the output could not be written: {error}"))
+    Problem::new(7201, format!("the output could not be written: {error}"))
 }

@@ -98,7 +98,7 @@ impl Session {
             ("expires", Arc::new(expires) as ArrayRef),
             ("revoked", Arc::new(all.iter().map(|t| Some(t.revoked)).collect::<BooleanArray>()) as ArrayRef),
         ])
-        .map_err(|e| Problem::new(1900, format!("the list of tokens has no shape: {e}")))
+        .map_err(|e| Problem::bug(format!("the list of tokens has no shape: {e}")))
     }
 
     /// Records a refusal of an act that is no read.

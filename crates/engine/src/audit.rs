@@ -127,7 +127,7 @@ impl From<NotAudited> for Problem {
             }
             NotAudited::Closed => (7005, "try again once the server is up"),
             NotAudited::Durability => (7006, "ask for a policy that accepts entries synced on this machine"),
-            NotAudited::Encode(_) => (1601, "make the statement or declaration smaller or simpler"),
+            NotAudited::Encode(_) => (1306, "make the statement or declaration smaller or simpler"),
         };
         Problem::new(code, not.to_string()).help(help)
     }

@@ -118,5 +118,5 @@ pub fn verify_ledger(folder: &Path, options: &VerifyOptions, clock: &dyn Clock) 
 
 /// The present checkpoints of all writers, to be kept where whoever writes the ledger cannot reach.
 pub fn keep_checkpoints(folder: &Path) -> Result<String, Problem> {
-    keep(&FolderSource::new(folder)).map_err(|e| Problem::new(1502, format!("`{}` cannot be read: {}", e.path, e.why)))
+    keep(&FolderSource::new(folder)).map_err(|e| Problem::new(1307, format!("`{}` cannot be read: {}", e.path, e.why)))
 }

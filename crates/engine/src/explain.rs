@@ -178,5 +178,5 @@ fn policy_batch(pinned: &[PinnedTable]) -> Result<RecordBatch, Problem> {
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch, Problem> {
-    RecordBatch::try_from_iter(columns).map_err(|e| Problem::new(1900, format!("an explanation has no shape: {e}")))
+    RecordBatch::try_from_iter(columns).map_err(|e| Problem::bug(format!("an explanation has no shape: {e}")))
 }

@@ -145,7 +145,7 @@ async fn plan_query(state: &SessionState, query: ast::Query) -> Result<LogicalPl
 
 /// A dataset by name: no text is made from names, so nothing can be spliced in.
 fn plan_dataset(statement: &Statement, columns: &[String]) -> Result<LogicalPlan, Problem> {
-    let table = statement.pinned.first().ok_or_else(|| Problem::new(1900, "a dataset request pins one table"))?;
+    let table = statement.pinned.first().ok_or_else(|| Problem::bug("a dataset request pins one table"))?;
     let wrong = |e| from_datafusion(&e);
     let source = datafusion::datasource::provider_as_source(Arc::clone(&table.provider));
     let scan = LogicalPlanBuilder::scan(table.at.name.name(), source, None).map_err(wrong)?;

@@ -83,7 +83,7 @@ impl Keys {
         let nonce = random::<12>()?;
         let ciphertext = cipher(&self.key(&name)?)
             .encrypt(&Nonce::from(nonce), Payload { msg: text.as_bytes(), aad: field.as_bytes() })
-            .map_err(|_| Problem::new(1901, "a text could not be sealed"))?;
+            .map_err(|_| Problem::bug("a text could not be sealed"))?;
         Ok(SealedBox { key: name, nonce, ciphertext })
     }
 
@@ -129,7 +129,7 @@ fn keyed(key: &[u8; 32], domain: &str, value: &[u8]) -> Hash {
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], Problem> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|e| Problem::new(7001, format!("the system gives no random numbers: {e}")))?;
+    getrandom::fill(&mut bytes).map_err(|e| Problem::new(7009, format!("the system gives no random numbers: {e}")))?;
     Ok(bytes)
 }
 
@@ -144,7 +144,7 @@ fn read(path: &Path) -> Result<Option<[u8; 32]>, Problem> {
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::new(7002, format!("keys cannot be read or written at `{}`: {error}", path.display()))
+    Problem::new(7008, format!("keys cannot be read or written at `{}`: {error}", path.display()))
         .help("the folder `keys` must belong to whoever runs custody, mode 0700")
 }
 

@@ -35,6 +35,7 @@ pub use engine::Engine;
 pub use explain::Described;
 pub use keys::Keys;
 pub use listing::Listed;
+pub use pin::{not_found as table_not_found, version_not_found};
 pub use plan::{PlannedView, Reach};
 pub use problem::from_datafusion;
 pub use project::{Declared, Project};

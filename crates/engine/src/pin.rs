@@ -21,6 +21,7 @@ use datafusion::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::Arc,
 };
 
@@ -203,11 +204,16 @@ fn no_such_version(dataset: &custody_catalog::Dataset, pin: Pin) -> Problem {
         None => format!("nothing is published yet: `custody publish -m … -s {name}`"),
     };
     let what = match pin {
-        Pin::Version(n) => format!("version {n} of `{name}` not found"),
+        Pin::Version(n) => return version_not_found(name, n).help(help),
         Pin::At(_) => format!("`{name}` had no version at that time"),
         Pin::Newest => format!("`{name}` has no version yet"),
     };
     Problem::new(6003, what).help(help)
+}
+
+/// A version that is not there.
+pub fn version_not_found(name: &DatasetName, version: impl Display) -> Problem {
+    Problem::new(6003, format!("version {version} of `{name}` not found"))
 }
 
 /// A version before any decision about it.
@@ -267,8 +273,8 @@ pub(crate) fn all_classes(label: &custody_model::ClassLabel) -> BTreeSet<custody
     label.explicit.union(&label.implicit).cloned().collect()
 }
 
-/// Denied and unknown read alike.
-pub(crate) fn not_found(name: &DatasetName) -> Problem {
+/// A table that is not there or not visible: both read alike.
+pub fn not_found(name: &DatasetName) -> Problem {
     Problem::new(6001, format!("table `{name}` not found"))
         .help("SELECT dataset FROM system.catalog.datasets lists what you may see")
 }

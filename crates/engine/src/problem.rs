@@ -42,7 +42,7 @@ fn single(error: &DataFusionError) -> Problem {
     let root = error.find_root();
     let mut problem = match root {
         DataFusionError::SchemaError(schema, _) => unknown_column(schema),
-        DataFusionError::SQL(parser, _) => Problem::new(1001, lower(&parser.to_string())),
+        DataFusionError::SQL(parser, _) => Problem::new(custody_dialect::code::SYNTAX, lower(&parser.to_string())),
         DataFusionError::Plan(text) => match unknown_function(text) {
             Some(problem) => problem,
             None => Problem::new(1102, lower(text)),
@@ -56,10 +56,7 @@ fn single(error: &DataFusionError) -> Problem {
         DataFusionError::ObjectStore(e) => Problem::new(7102, format!("storage failed: {e}")),
         DataFusionError::IoError(e) => Problem::new(7102, format!("storage failed: {e}")),
         DataFusionError::ParquetError(e) => Problem::new(7103, format!("a data file cannot be read: {e}")),
-        DataFusionError::Internal(text) => {
-            Problem::new(1900, format!("this is a bug in custody: {}", lower(text.lines().next().unwrap_or_default())))
-                .help("please report the statement that caused it")
-        }
+        DataFusionError::Internal(text) => Problem::bug(lower(text.lines().next().unwrap_or_default())),
         other => Problem::new(1201, format!("query failed: {}", lower(&strip(&other.to_string())))),
     };
     if problem.labels.is_empty()

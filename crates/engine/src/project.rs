@@ -174,7 +174,7 @@ impl Project {
             let bare = item.trim_start_matches('+').trim_end_matches('+');
             let qualified = if bare.contains('.') { bare.to_string() } else { format!("features.{bare}") };
             let name: DatasetName =
-                qualified.parse().map_err(|e: custody_model::BadName| Problem::new(2001, e.to_string()))?;
+                qualified.parse().map_err(|e: custody_model::BadName| Problem::new(2101, e.to_string()))?;
             if !self.features.contains_key(&name) {
                 return Err(Problem::new(6004, format!("no feature view `{name}` in this project")).help(format!(
                     "there are {}",

@@ -590,7 +590,7 @@ impl Session {
             rows: made.manifest.rows,
             root: made.manifest.content_root,
         });
-        self.own_draft(prepared).ok_or_else(|| Problem::new(1900, "a draft vanished while it was made"))
+        self.own_draft(prepared).ok_or_else(|| Problem::bug("a draft vanished while it was made"))
     }
 
     async fn publish_view(
@@ -624,7 +624,7 @@ impl Session {
         let catalog = self.engine.catalog();
         let version = catalog
             .version_by_identity(prepared.definition.id, &prepared.identity)
-            .ok_or_else(|| Problem::new(1900, "a version vanished while it was published"))?;
+            .ok_or_else(|| Problem::bug("a version vanished while it was published"))?;
         Ok(Published { at: version.table.clone(), rows: made.manifest.rows, entry, adopted })
     }
 
@@ -647,14 +647,14 @@ impl Session {
                 && Some(winner.table.version) != prepared.newest
             {
                 return Err(Problem::new(
-                    7004,
+                    7105,
                     format!("`{name}` was published by `{}` meanwhile, as version {}", winner.by, winner.table.version),
                 )
                 .help("custody publish again"));
             }
             for table in &prepared.pinned {
                 if self.decide(&table.definition, &table.labels)?.hash != table.grant.hash {
-                    return Err(Problem::new(7005, "policy changed while publishing").help("custody publish again"));
+                    return Err(Problem::new(7106, "policy changed while publishing").help("custody publish again"));
                 }
             }
             let publish = Publish {

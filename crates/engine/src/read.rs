@@ -95,7 +95,7 @@ impl Session {
 /// Fails where the receipt was earned by another plan.
 pub(crate) fn execute(plan: GovernedPlan, receipt: AuditReceipt) -> Result<SendableRecordBatchStream, Problem> {
     if receipt.plan() != Some(plan.fingerprint()) {
-        return Err(Problem::new(1902, "receipt belongs to another plan"));
+        return Err(Problem::bug("receipt belongs to another plan"));
     }
     let (physical, context) = plan.into_parts();
     execute_stream(physical, context).map_err(|e| from_datafusion(&e))

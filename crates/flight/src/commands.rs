@@ -108,5 +108,5 @@ fn types() -> Result<&'static XdbcTypeInfoData, Status> {
 }
 
 fn internal(error: impl std::fmt::Display) -> Status {
-    status(&Problem::new(1900, format!("this is a bug in custody: {error}")))
+    status(&Problem::bug(error))
 }

@@ -78,7 +78,7 @@ pub struct TokenRequest {
 /// Issues a token: recorded first, then signed. Needs role `admin` of the session.
 pub async fn issue_token(session: &Session, engine: &Engine, request: TokenRequest) -> Result<String, Problem> {
     if request.purposes.is_empty() {
-        return Err(Problem::new(2002, "a token needs a purpose").help("--purpose research"));
+        return Err(Problem::new(2501, "a token needs a purpose").help("--purpose research"));
     }
     let now = seconds(engine.clock().now());
     let claims = Claims {
@@ -99,13 +99,13 @@ pub async fn issue_token(session: &Session, engine: &Engine, request: TokenReque
     session.record_token(record(&claims, false)).await?;
     let key = EncodingKey::from_ed_der(&pkcs8(&engine.keys().issuer_seed()?));
     jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &key)
-        .map_err(|e| Problem::new(1901, format!("the token could not be signed: {e}")))
+        .map_err(|e| Problem::bug(format!("the token could not be signed: {e}")))
 }
 
 /// Revokes a token by its id. Needs role `admin`.
 pub async fn revoke_token(session: &Session, engine: &Engine, jti: &str) -> Result<(), Problem> {
     let catalog = engine.catalog();
-    let issued = catalog.token(jti).ok_or_else(|| Problem::new(6005, format!("no token `{jti}` was issued here")))?;
+    let issued = catalog.token(jti).ok_or_else(|| Problem::new(6501, format!("no token `{jti}` was issued here")))?;
     session.record_token(TokenRecord { revoked: true, ..issued.clone() }).await
 }
 
@@ -192,12 +192,12 @@ impl Authenticator {
         let problem = match (&asked, claims.purposes.len()) {
             (Some(purpose), _) if claims.purposes.contains(purpose) => None,
             (Some(purpose), _) => Some(
-                Problem::new(3201, format!("purpose `{purpose}` is not among the purposes of this token"))
+                Problem::new(3002, format!("purpose `{purpose}` is not among the purposes of this token"))
                     .help(format!("it may name {}", listed())),
             ),
             (None, 1) => None,
             (None, _) => {
-                Some(Problem::new(3202, "no purpose given").help(format!("send `x-purpose`: one of {}", listed())))
+                Some(Problem::new(3003, "no purpose given").help(format!("send `x-purpose`: one of {}", listed())))
             }
         };
         let purpose = asked.or_else(|| claims.purposes.first().cloned()).unwrap_or_default();

@@ -30,10 +30,10 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Problem> {
     if options.tls.is_none() && !options.bind.ip().is_loopback() {
-        return Err(Problem::new(1408, format!("refusing to serve {} without TLS", options.bind.ip()))
+        return Err(Problem::new(1508, format!("refusing to serve {} without TLS", options.bind.ip()))
             .help("--tls-cert and --tls-key, or an address on loopback"));
     }
-    let broken = |e: &dyn std::fmt::Display| Problem::new(7202, format!("cannot serve {}: {e}", options.bind));
+    let broken = |e: &dyn std::fmt::Display| Problem::new(7502, format!("cannot serve {}: {e}", options.bind));
     let listener = TcpListener::bind(options.bind).await.map_err(|e| broken(&e))?;
     let address = listener.local_addr().map_err(|e| broken(&e))?;
     let door = Door::new(Authenticator::new(engine, &options.audience))?;
@@ -45,7 +45,7 @@ pub async fn serve(
         .tcp_nodelay(true);
     if let Some((certificate, key)) = &options.tls {
         let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|e| Problem::new(1409, format!("`{}` cannot be read: {e}", path.display())))
+            std::fs::read(path).map_err(|e| Problem::new(1509, format!("`{}` cannot be read: {e}", path.display())))
         };
         let identity = Identity::from_pem(read(certificate)?, read(key)?);
         server = server.tls_config(ServerTlsConfig::new().identity(identity)).map_err(|e| broken(&e))?;

@@ -72,7 +72,7 @@ impl Door {
             DescriptorType::Cmd => match command(&descriptor.cmd)? {
                 Command::CommandStatementQuery(query) => {
                     if query.transaction_id.is_some() {
-                        return Err(Problem::new(1403, "transactions are not offered"));
+                        return Err(Problem::new(1503, "transactions are not offered"));
                     }
                     Ok(Asked::Rows { what: What::Sql(query.query), parameters: None })
                 }
@@ -82,7 +82,7 @@ impl Door {
                 }
                 other => Ok(Asked::Metadata(other, descriptor.cmd.clone())),
             },
-            DescriptorType::Unknown => Err(Problem::new(1404, "the descriptor has neither a path nor a command")
+            DescriptorType::Unknown => Err(Problem::new(1504, "the descriptor has neither a path nor a command")
                 .help(r#"a path is ["features", "lab_trend@5"]"#)),
         }
     }
@@ -92,7 +92,7 @@ impl Door {
         self.sealer
             .open(Kind::Handle, bytes)
             .filter(|t| owns(session, t) && t.expires >= self.now())
-            .ok_or_else(|| Problem::new(6006, "prepared statement not found").help("prepare it again"))
+            .ok_or_else(|| Problem::new(6502, "prepared statement not found").help("prepare it again"))
     }
 
     fn request(what: &What, parameters: Option<&Vec<u8>>) -> Result<ReadRequest, Problem> {
@@ -103,7 +103,7 @@ impl Door {
                 follows: None,
             },
             What::Dataset { name, version, columns } => ReadRequest::Dataset {
-                name: name.parse().map_err(|e: custody_model::BadName| Problem::new(1401, e.to_string()))?,
+                name: name.parse().map_err(|e: custody_model::BadName| Problem::new(1501, e.to_string()))?,
                 pin: if *version == 0 { Pin::Newest } else { Pin::Version(*version) },
                 columns: columns.clone(),
                 follows: None,
@@ -180,7 +180,7 @@ impl Door {
 
     /// A ticket of someone else, altered or expired: one text for all, and an entry.
     async fn bypass(&self, session: &Session, technique: &str) -> Status {
-        let problem = Problem::new(3302, "this ticket is not valid here").help("ask for a new one: GetFlightInfo");
+        let problem = Problem::new(3004, "this ticket is not valid here").help("ask for a new one: GetFlightInfo");
         status(&session.bypass(technique, problem).await)
     }
 
@@ -221,7 +221,7 @@ fn owns(session: &Session, ticket: &Ticket) -> bool {
 /// `["features", "lab_trend@5"]`, optionally with a third element `"hdl_mean_2y,…"`.
 fn path(path: &[String]) -> Result<What, Problem> {
     let wrong = || {
-        Problem::new(1404, format!("`{}` is not a path this server knows", path.join("/")))
+        Problem::new(1504, format!("`{}` is not a path this server knows", path.join("/")))
             .help(r#"a path is ["features", "lab_trend@5"], then perhaps "column,column""#)
     };
     let (schema, name, columns) = match path {
@@ -235,7 +235,7 @@ fn path(path: &[String]) -> Result<What, Problem> {
     let (name, pin) = versioned(schema, name)?;
     let columns = columns.map(|c| c.split(',').map(|c| c.trim().to_string()).collect()).unwrap_or_default();
     let version = match pin {
-        Pin::Version(0) => return Err(Problem::new(6003, format!("version 0 of `{name}` not found"))),
+        Pin::Version(0) => return Err(custody_engine::version_not_found(&name, 0)),
         Pin::Version(n) => n,
         Pin::Newest | Pin::At(_) => 0,
     };
@@ -246,18 +246,18 @@ fn command(bytes: &[u8]) -> Result<Command, Problem> {
     Any::decode(bytes)
         .ok()
         .and_then(|any| Command::try_from(any).ok())
-        .ok_or_else(|| Problem::new(1405, "the command is not a Flight SQL command"))
+        .ok_or_else(|| Problem::new(1505, "the command is not a Flight SQL command"))
 }
 
 /// Parameters of a prepared statement: one row, by position or by name.
 fn bound(bytes: &[u8]) -> Result<ParamValues, Problem> {
-    let wrong = |e: &dyn std::fmt::Display| Problem::new(1406, format!("the parameters cannot be read: {e}"));
+    let wrong = |e: &dyn std::fmt::Display| Problem::new(1506, format!("the parameters cannot be read: {e}"));
     let reader = StreamReader::try_new(bytes, None).map_err(|e| wrong(&e))?;
     let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|e| wrong(&e))?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let [batch] = batches.as_slice() else { return Err(wrong(&"expected one batch")) };
     if rows != 1 {
-        return Err(Problem::new(1406, format!("a query takes one row of parameters, not {rows}")));
+        return Err(Problem::new(1506, format!("a query takes one row of parameters, not {rows}")));
     }
     let values = batch
         .columns()
@@ -269,7 +269,7 @@ fn bound(bytes: &[u8]) -> Result<ParamValues, Problem> {
 }
 
 fn internal(error: impl std::fmt::Display) -> Status {
-    status(&Problem::new(1900, format!("this is a bug in custody: {error}")))
+    status(&Problem::bug(error))
 }
 
 fn schema_bytes(schema: &SchemaRef) -> Result<Bytes, Status> {
@@ -300,7 +300,7 @@ fn stream_read(read: GovernedRead) -> Answers<FlightData> {
                 Some(Ok(batch)) => match encoder.encode(&batch) {
                     Ok(messages) => ready.extend(messages),
                     Err(error) => {
-                        let problem = Problem::new(1900, format!("an answer could not be encoded: {error}"));
+                        let problem = Problem::bug(format!("an answer could not be encoded: {error}"));
                         let told = read.fail(&problem).await.err().unwrap_or(problem);
                         return Some((Err(status(&told)), State::Done));
                     }
@@ -425,7 +425,7 @@ impl FlightService for Door {
         let descriptor = first.flight_descriptor.clone().unwrap_or_default();
         let asked = recorded(&session, command(&descriptor.cmd)).await?;
         let Command::CommandPreparedStatementQuery(query) = asked else {
-            let problem = Problem::new(1407, "writing through Flight is not offered")
+            let problem = Problem::new(1507, "writing through Flight is not offered")
                 .help("features are published from a project: custody publish");
             let told = session.refuse(Verb::Read, problem).await;
             return Err(Status::unimplemented(told.to_string()));

@@ -44,9 +44,9 @@ pub fn problem_of(status: &Status) -> Problem {
     let told = serde_json::from_slice::<Value>(status.details()).ok().and_then(|v| parse(&v));
     told.unwrap_or_else(|| {
         let code = match status.code() {
-            Grpc::Unavailable | Grpc::DeadlineExceeded | Grpc::Cancelled | Grpc::Aborted => 7201,
+            Grpc::Unavailable | Grpc::DeadlineExceeded | Grpc::Cancelled | Grpc::Aborted => 7501,
             Grpc::Unauthenticated | Grpc::PermissionDenied => 3001,
-            _ => 1402,
+            _ => 1502,
         };
         Problem::new(code, status.message().to_string())
     })

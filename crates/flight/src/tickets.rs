@@ -79,7 +79,7 @@ impl Sealer {
     }
 
     pub(crate) fn seal(&self, kind: Kind, ticket: &Ticket) -> Result<Vec<u8>, Problem> {
-        let failed = || Problem::new(1901, "a ticket could not be sealed");
+        let failed = || Problem::bug("a ticket could not be sealed");
         let plain = serde_json::to_vec(ticket).map_err(|_| failed())?;
         let mut nonce = [0; 12];
         getrandom::fill(&mut nonce).map_err(|_| failed())?;
@@ -104,14 +104,14 @@ pub(crate) fn versioned(schema: &str, text: &str) -> Result<(DatasetName, Pin), 
         None => (text, Pin::Newest),
         Some((name, version)) => {
             let number = version.parse().map_err(|_| {
-                Problem::new(1401, format!("`{version}` is not a version"))
+                Problem::new(1501, format!("`{version}` is not a version"))
                     .help("write it as `lab_trend@5`, or leave it out for the newest")
             })?;
             (name, Pin::Version(number))
         }
     };
     let name = name.strip_prefix(&format!("{schema}.")).unwrap_or(name);
-    let name = DatasetName::new(schema, name).map_err(|e| Problem::new(1401, e.to_string()))?;
+    let name = DatasetName::new(schema, name).map_err(|e| Problem::new(1501, e.to_string()))?;
     Ok((name, pin))
 }
 

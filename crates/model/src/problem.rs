@@ -3,7 +3,8 @@
 use crate::EntryRef;
 use std::{fmt, path::PathBuf};
 
-/// A stable error code, `C` and four digits; the first digit is the exit code of the command line.
+/// A stable error code, `C` and four digits; the first digit is the exit code of the command line, the first two
+/// name the crate that defines it. `docs/errors.md` lists all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Code(pub u16);
 
@@ -77,6 +78,11 @@ impl Problem {
             entry: None,
             related: vec![],
         }
+    }
+
+    /// What cannot happen unless Custody itself is wrong. Every crate says it with this one code.
+    pub fn bug(what: impl fmt::Display) -> Self {
+        Self::new(1900, format!("this is a bug in custody: {what}")).help("please report it with what was asked")
     }
 
     /// Adds the next step.

@@ -364,11 +364,11 @@ impl<'a> Loader<'a> {
     fn new(files: Vec<(String, Vec<u8>)>, catalog: &'a dyn Tables) -> Result<Self, Vec<Problem>> {
         let schema = match Schema::from_cedarschema_str(&cedar::schema_text()) {
             Ok((schema, _)) => schema,
-            Err(error) => return Err(vec![Problem::new(1900, format!("the policy schema cannot be read: {error}"))]),
+            Err(error) => return Err(vec![Problem::bug(format!("the policy schema cannot be read: {error}"))]),
         };
         let actions = schema
             .action_entities()
-            .map_err(|e| vec![Problem::new(1900, format!("the policy schema has no actions: {e}"))])?;
+            .map_err(|e| vec![Problem::bug(format!("the policy schema has no actions: {e}"))])?;
         let bundle = Bundle {
             hash: policy_hash(&files),
             files,

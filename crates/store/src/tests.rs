@@ -246,11 +246,11 @@ async fn rows_that_are_not_as_declared_are_refused() {
     assert_eq!(error(vec![batch(10, 20), batch(19, 30)]).await, "written", "equal keys and times are in order");
     assert_eq!(
         error(vec![batch(10, 20), batch(18, 30)]).await,
-        "C1406 row 11 sorts before its predecessor: versions are written in the order of their keys and times"
+        "C1706 row 11 sorts before its predecessor: versions are written in the order of their keys and times"
     );
     assert_eq!(
         error(vec![batch(0, 5).project(&[0, 1]).unwrap()]).await,
-        "C1404 the rows have (id, ts), the version declares (id, ts, test, value)"
+        "C1704 the rows have (id, ts), the version declares (id, ts, test, value)"
     );
     let wrong = Shape {
         schema: Arc::new(Schema::new(vec![with_field_id(Field::new("x", DataType::UInt32, true), FieldId(1))])),
@@ -545,31 +545,31 @@ mod sources {
         };
         let io = |inner: &str| {
             format!(
-                "C7402 querying `t` failed: {inner}; help: nothing became visible; correct the cause and run the command again"
+                "C7702 querying `t` failed: {inner}; help: nothing became visible; correct the cause and run the command again"
             )
         };
-        check(&format!("{head}1,2020-01-01,a,1\n2,2020-01-01,b,secret\n"), &io("C1415 column `value` of source file `x.csv` holds a value that is not a `Float64` in row 2; help: correct the file")).await;
-        check(&format!("{head}1,2020-01-01,,1\n"), &io("C1414 column `test` of source file `x.csv` is declared NOT NULL and holds NULL in row 1; help: declare `test` without NOT NULL, or correct the file")).await;
+        check(&format!("{head}1,2020-01-01,a,1\n2,2020-01-01,b,secret\n"), &io("C1715 column `value` of source file `x.csv` holds a value that is not a `Float64` in row 2; help: correct the file")).await;
+        check(&format!("{head}1,2020-01-01,,1\n"), &io("C1714 column `test` of source file `x.csv` is declared NOT NULL and holds NULL in row 1; help: declare `test` without NOT NULL, or correct the file")).await;
         check(
             &format!("{head}1,2020-01-01,a,1\n1,2\n"),
-            &io("C1416 source file `x.csv` is not valid CSV in row 2; help: correct the file"),
+            &io("C1716 source file `x.csv` is not valid CSV in row 2; help: correct the file"),
         )
         .await;
-        check("id,ts,value\n", "C1412 source file `x.csv` has no column `test`; help: declare the columns as the files have them in `CREATE SOURCE`").await;
+        check("id,ts,value\n", "C1712 source file `x.csv` has no column `test`; help: declare the columns as the files have them in `CREATE SOURCE`").await;
         check(
             "id,ts,test,value,id\n",
-            "C1416 source file `x.csv` is not valid CSV: a name occurs twice in its header; help: correct the file",
+            "C1716 source file `x.csv` is not valid CSV: a name occurs twice in its header; help: correct the file",
         )
         .await;
-        check("", "C1412 source file `x.csv` has no column `id`; help: declare the columns as the files have them in `CREATE SOURCE`").await;
+        check("", "C1712 source file `x.csv` has no column `id`; help: declare the columns as the files have them in `CREATE SOURCE`").await;
         check(head, "").await;
         assert_eq!(
             s.query(SourceKind::Csv, "raw/none", &labs(), ALL).await,
-            "C1411 source `raw/none` cannot be read: there is no such file or folder"
+            "C1711 source `raw/none` cannot be read: there is no such file or folder"
         );
         assert_eq!(
             s.query(SourceKind::Json, "raw/x", &labs(), ALL).await,
-            "C1411 source `raw/x` cannot be read: it holds no JSON files"
+            "C1711 source `raw/x` cannot be read: it holds no JSON files"
         );
     }
 
@@ -591,7 +591,7 @@ mod sources {
             s.write("raw/x/x.jsonl", bad);
             let error = s.query(SourceKind::Json, "raw/x", &labs(), ALL).await;
             assert!(
-                error.contains("C1416 source file `x.jsonl` is not valid JSON of the declared types")
+                error.contains("C1716 source file `x.jsonl` is not valid JSON of the declared types")
                     && !error.contains("secret"),
                 "{error}"
             );
@@ -663,21 +663,21 @@ mod sources {
         );
         let found = error(batch(value(), nanos(vec![0, 0]), test.clone(), value())).await;
         assert!(
-            found.starts_with("C1413 column `id` of source file `b.parquet` has type `Float64`, declared is `Int64`"),
+            found.starts_with("C1713 column `id` of source file `b.parquet` has type `Float64`, declared is `Int64`"),
             "{found}"
         );
         let found =
             error(batch(id.clone(), nanos(vec![0, 0]), Arc::new(StringArray::from(vec![Some("a"), None])), value()))
                 .await;
         assert!(
-            found.starts_with("C1414 column `test` of source file `b.parquet` is declared NOT NULL and holds NULL"),
+            found.starts_with("C1714 column `test` of source file `b.parquet` is declared NOT NULL and holds NULL"),
             "{found}"
         );
         std::fs::write(folder.join("b.parquet"), "no parquet at all").unwrap();
         assert!(
             s.query(SourceKind::Parquet, "raw/p", &labs(), ALL)
                 .await
-                .starts_with("C1416 source file `b.parquet` is not valid PARQUET")
+                .starts_with("C1716 source file `b.parquet` is not valid PARQUET")
         );
     }
 
@@ -701,7 +701,7 @@ mod sources {
         let data = root.join(&manifest.files[0].path);
         std::fs::rename(&data, root.join("gone")).unwrap();
         let error = rows_of(&session, "SELECT sum(value) FROM t").await.unwrap_err().to_string();
-        assert!(error.contains("C4401 source `raw.labs` lost files of version 0"), "{error}");
+        assert!(error.contains("C4701 source `raw.labs` lost files of version 0"), "{error}");
         std::fs::rename(root.join("gone"), &data).unwrap();
 
         let commit = root.join("_delta_log/00000000000000000000.json");
@@ -769,7 +769,7 @@ mod sources {
         );
         assert_eq!(
             s.query(SourceKind::Delta, "raw/d", &schema, "SELECT id FROM t").await,
-            "C1411 source `raw/d` cannot be read: file `x y.parquet` has a Delta deletion vector, which sources cannot read"
+            "C1711 source `raw/d` cannot be read: file `x y.parquet` has a Delta deletion vector, which sources cannot read"
         );
     }
 
@@ -828,7 +828,7 @@ mod sources {
         assert_eq!(rows_of(&session, "SELECT id FROM t").await.unwrap(), "1");
         std::fs::write(&path, text.replace("a,1", "b,1")).unwrap();
         let error = rows_of(&session, "SELECT id FROM t").await.unwrap_err().to_string();
-        assert!(error.contains("C7401 source file changed while it was read: `x.csv`"), "{error}");
+        assert!(error.contains("C7701 source file changed while it was read: `x.csv`"), "{error}");
         assert_eq!(error_of(s.open(&files, &labs()).await), "source file changed while it was read: `x.csv`");
         let anew = s.snapshot(SourceKind::Csv, "raw/x", &labs(), Some(&files)).await.unwrap();
         assert_ne!(anew.files[0].sha3, files.files[0].sha3);

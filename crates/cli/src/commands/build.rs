@@ -159,7 +159,7 @@ pub(crate) async fn verify(context: &Context, version: &str, deep: bool) -> Resu
         eprintln!("{at}: files{} as recorded", if deep { " and content root" } else { "" });
         return Ok(Done::Well);
     }
-    Err(Problem::new(4007, format!("`{at}` is not what the ledger recorded")).into())
+    Err(Problem::new(4201, format!("`{at}` is not what the ledger recorded")).into())
 }
 
 /// Shows progress: a bar on a terminal after half a second, lines for what is done.

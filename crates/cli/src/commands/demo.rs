@@ -150,11 +150,11 @@ fn check(holds: bool, what: &str) -> Result<(), Problem> {
 }
 
 fn wrong(what: &str) -> Problem {
-    Problem::new(1903, format!("the demo went wrong: {what}"))
+    Problem::bug(format!("the demo went wrong: {what}"))
 }
 
 fn unwritable(error: &std::io::Error) -> Problem {
-    Problem::new(7302, format!("the demo's folder cannot be written: {error}"))
+    Problem::new(7202, format!("the demo's folder cannot be written: {error}"))
         .help("custody demo DIR takes a folder that does not exist yet")
 }
 

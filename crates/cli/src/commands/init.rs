@@ -22,9 +22,9 @@ pub(crate) async fn run(args: &InitArgs, quiet: bool) -> Result<Done, Failed> {
         Some(_) => write_demo(&args.dir, args.seed, args.divide, quiet),
         None => write_starter(&args.dir, &name),
     };
-    wrote.map_err(|e| Problem::new(7302, format!("`{}` cannot be written: {e}", args.dir.display())))?;
+    wrote.map_err(|e| Problem::new(7202, format!("`{}` cannot be written: {e}", args.dir.display())))?;
     let root =
-        fs::canonicalize(&args.dir).map_err(|e| Problem::new(7302, format!("`{name}` cannot be opened: {e}")))?;
+        fs::canonicalize(&args.dir).map_err(|e| Problem::new(7202, format!("`{name}` cannot be opened: {e}")))?;
     open_for_business(&Context::at(root, None, None)?).await?;
     if !quiet {
         eprintln!("made {}", args.dir.display());

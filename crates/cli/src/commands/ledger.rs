@@ -17,7 +17,7 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             let mut notes = vec![];
             for path in since {
                 notes.push(std::fs::read_to_string(path).map_err(|e| {
-                    Problem::new(1501, format!("`{}` cannot be read: {e}", path.display()))
+                    Problem::new(1801, format!("`{}` cannot be read: {e}", path.display()))
                         .help("custody ledger keep > FILE writes one")
                 })?);
             }

@@ -57,7 +57,7 @@ pub(crate) async fn log(context: &Context, name: &str, format: Option<Format>) -
                 FROM system.catalog.versions WHERE dataset = $1 ORDER BY version";
     let rows = asked(context, with(text, vec![ScalarValue::from(name.to_string().as_str())])).await?;
     if rows.iter().all(|b| b.num_rows() == 0) {
-        return Err(Problem::new(6001, format!("table `{name}` not found")).into());
+        return Err(custody_engine::table_not_found(&name).into());
     }
     output::batches(&rows, format, &OutputArgs::default())?;
     Ok(Done::Well)
@@ -77,7 +77,7 @@ pub(crate) async fn lineage(context: &Context, args: &LineageArgs, format: Optio
     if rows.iter().all(|b| b.num_rows() == 0) {
         let what = column
             .map_or_else(|| format!("table `{name}` not found"), |c| format!("column `{c}` of `{name}` not found"));
-        return Err(Problem::new(6008, what).into());
+        return Err(Problem::new(6202, what).into());
     }
     output::batches(&rows, format, &OutputArgs { output: None, limit: 0 })?;
     Ok(Done::Well)

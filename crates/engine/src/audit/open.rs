@@ -278,7 +278,7 @@ fn lock_path(writer: &WriterId) -> String {
 }
 
 fn writer_id(name: &str) -> Result<WriterId, Problem> {
-    WriterId::new(name).ok_or_else(|| Problem::new(1901, format!("`{name}` is not a writer")))
+    WriterId::new(name).ok_or_else(|| Problem::bug(format!("`{name}` is not a writer")))
 }
 
 /// 32 bytes that nobody can guess.
@@ -308,7 +308,7 @@ fn open_problem(refused: OpenRefused) -> Problem {
         OpenRefused::WriterOpen(_) => Problem::new(7010, text),
         OpenRefused::Genesis(e) => key_problem(&e),
         OpenRefused::Newer(_) => Problem::new(1305, text).help("use the newer binary"),
-        OpenRefused::SegmentSize(_) => Problem::new(1901, text),
+        OpenRefused::SegmentSize(_) => Problem::bug(text),
         OpenRefused::Disk(e) => unreadable(&e),
         OpenRefused::Record(e) => NotAudited::from(e).into(),
         OpenRefused::Damaged { .. }
