@@ -50,7 +50,9 @@ pub(crate) fn unsupported_statement(words: &str, place: Place) -> Problem {
                 "data changes through `custody publish` and leaves as the result of a query".to_string()
             }
             "SET" | "RESET" | "PRAGMA" => "settings belong in `custody.toml`".to_string(),
-            "SHOW" | "DESCRIBE" | "DESC" => "select from `information_schema`".to_string(),
+            "SHOW" | "DESCRIBE" | "DESC" => {
+                "select from `system.catalog.datasets` and `system.catalog.columns`".to_string()
+            }
             _ if words.starts_with("CREATE") => {
                 "definitions are `CREATE SOURCE`, `CREATE FEATURE VIEW` and `CREATE VIEW`, in project files".to_string()
             }

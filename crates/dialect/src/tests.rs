@@ -68,6 +68,26 @@ fn definitions() {
     golden("definitions.txt");
 }
 
+/// The documentation shows nothing that is refused.
+#[test]
+fn documented_statements_parse() {
+    let mut seen = 0;
+    for entry in fs::read_dir(folder().join("../../docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "md") {
+            continue;
+        }
+        let page = fs::read_to_string(&path).unwrap();
+        for block in page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let shown = show(&SourceText { name: name.clone(), path: None, text: block.into() });
+            assert!(parse(&SourceText::inline(block)).is_ok(), "{name}: {block}\n{shown}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 5, "{seen} blocks");
+}
+
 // Plain renderings.
 
 fn show(source: &SourceText) -> String {
