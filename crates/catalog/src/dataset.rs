@@ -102,6 +102,9 @@ impl Dataset {
         if let Some(comment) = &change.comment {
             definition.comment = Some(comment.clone());
         }
+        if let Some(name) = &change.name {
+            definition.name.clone_from(name);
+        }
         self.entry = entry;
     }
 }

@@ -369,8 +369,19 @@ impl Catalog {
     }
 
     fn attributes(&mut self, header: &Header, change: &AttributeChange) -> Result<(), FoldError> {
+        let id = change.dataset;
+        let known = self.dataset_by_id(id).ok_or(FoldError::UnknownDataset(id))?;
+        if let Some(name) = &change.name
+            && let Some(holder) = self.names.get(name).filter(|holder| **holder != id)
+        {
+            return Err(FoldError::NameTaken { name: name.clone(), holder: *holder, claimant: id });
+        }
+        let before = known.name().clone();
+        if let Some(name) = &change.name {
+            self.rename(id, Some(&before), name);
+        }
         let datasets = Arc::make_mut(&mut self.datasets);
-        let dataset = datasets.get_mut(&change.dataset).ok_or(FoldError::UnknownDataset(change.dataset))?;
+        let dataset = datasets.get_mut(&id).ok_or(FoldError::UnknownDataset(id))?;
         Arc::make_mut(dataset).change(change, header.id);
         Ok(())
     }
@@ -435,17 +446,24 @@ impl Catalog {
         Arc::make_mut(&mut self.made).insert(header.seq, MadeAt::Version(version));
     }
 
+    /// Gives a name to a dataset, instead of the one it had.
+    fn rename(&mut self, id: DatasetId, before: Option<&DatasetName>, name: &DatasetName) {
+        if self.names.get(name) == Some(&id) {
+            return;
+        }
+        let names = Arc::make_mut(&mut self.names);
+        if let Some(before) = before {
+            names.remove(before);
+        }
+        names.insert(name.clone(), id);
+        Arc::make_mut(&mut self.named).entry(name.clone()).or_default().insert(id);
+    }
+
     /// Makes the dataset, or gives it a new definition and, where that differs, a new name.
     fn define(&mut self, header: &Header, definition: &DatasetDefinition) -> &mut Dataset {
         let (id, name) = (definition.id, &definition.name);
-        if self.names.get(name) != Some(&id) {
-            let names = Arc::make_mut(&mut self.names);
-            if let Some(before) = self.datasets.get(&id) {
-                names.remove(before.name());
-            }
-            names.insert(name.clone(), id);
-            Arc::make_mut(&mut self.named).entry(name.clone()).or_default().insert(id);
-        }
+        let before = self.datasets.get(&id).map(|d| d.name().clone());
+        self.rename(id, before.as_ref(), name);
         let definition = Arc::new(definition.clone());
         let dataset = Arc::make_mut(&mut self.datasets).entry(id).or_insert_with(|| {
             Arc::new(Dataset {

@@ -362,6 +362,28 @@ fn bundles_tokens_roles() {
 }
 
 #[test]
+fn a_name_is_an_attribute_and_no_two_datasets_have_one() {
+    let mut s = clinic();
+    let (id, other) = (s.id_of("features.x"), s.id_of("raw.labs"));
+    let rename = |dataset, to: &str| {
+        Payload::CatalogChange(CatalogChange::Attributes(AttributeChange {
+            dataset,
+            owner: None,
+            purposes: None,
+            comment: None,
+            name: Some(name(to)),
+        }))
+    };
+    assert!(s.add(rename(id, "raw.labs")).is_err());
+    s.add(rename(id, "features.y")).unwrap();
+    assert!(s.catalog.dataset(&name("features.x")).is_none());
+    assert_eq!(s.catalog.dataset(&name("features.y")).unwrap().id(), id);
+    s.add(rename(other, "features.x")).unwrap();
+    assert_eq!(s.catalog.dataset(&name("features.x")).unwrap().id(), other);
+    assert!(![id, other].contains(&s.catalog.new_dataset_id(&name("features.x"))));
+}
+
+#[test]
 fn attributes_change_the_dataset_and_no_version() {
     let mut s = clinic();
     let change = |dataset| {
@@ -370,6 +392,7 @@ fn attributes_change_the_dataset_and_no_version() {
             owner: Some("hepatology".into()),
             purposes: Some(BTreeSet::new()),
             comment: None,
+            name: None,
         }))
     };
     s.add(change(s.id_of("features.x"))).unwrap();

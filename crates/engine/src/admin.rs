@@ -1,6 +1,6 @@
 //! Acts of administrators: policies, tokens. Each is a control entry.
 
-use crate::{bundle_files, engine::CatalogTables, project::Project, session::Session};
+use crate::{bundle_files, engine::CatalogTables, project::Project, publish::renamed, session::Session};
 use custody_model::{
     CatalogChange, DatasetDefinition, Hash, Outcome, Payload, PolicyBundleRecord, Problem, TokenRecord, Verb,
 };
@@ -145,7 +145,7 @@ impl Session {
         let catalog = self.engine.catalog();
         let mut definitions = vec![];
         for (name, declared) in &project.sources {
-            definitions.push(self.source_definition(declared, catalog.dataset(name))?);
+            definitions.push(self.source_definition(declared, renamed(&catalog, name, &declared.def.clauses)?)?);
         }
         Ok(definitions)
     }

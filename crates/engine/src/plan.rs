@@ -4,7 +4,7 @@ use crate::{
     explain::lineage_rows,
     pin::{Found, Storage, all_classes},
     project::Project,
-    publish::{Contract, Overrides},
+    publish::{Contract, Overrides, renamed},
     session::Session,
 };
 use custody_lineage::LineageRow;
@@ -123,8 +123,8 @@ impl Session {
     async fn declare_sources(&self, project: &Project, overrides: &mut Overrides) -> Result<(), Problem> {
         let catalog = self.engine.catalog();
         for (name, declared) in &project.sources {
-            let known = catalog.dataset(name);
-            if known.is_none_or(|d| d.newest().is_none()) {
+            let known = renamed(&catalog, name, &declared.def.clauses)?;
+            if known.is_none_or(|d| d.newest().is_none() || d.name() != name) {
                 let definition = self.source_definition(declared, known)?;
                 overrides.insert(name.clone(), planned(&definition, &[], None));
             }

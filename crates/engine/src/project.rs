@@ -68,6 +68,7 @@ impl Project {
                 problems.push(problem);
             }
         }
+        problems.extend(project.renames());
         if problems.is_empty() {
             match project.arrange(&parsed) {
                 Ok(order) => project.order = order,
@@ -144,6 +145,27 @@ impl Project {
             Statement::Query(_) | Statement::Explain(..) | Statement::Prepare(_) | Statement::Execute(_) => {}
         }
         Ok(())
+    }
+
+    /// One dataset cannot be two: what a definition is renamed from must not be defined as well.
+    fn renames(&self) -> Vec<Problem> {
+        let sources = self.sources.values().map(|d| (&d.def.clauses, d.file));
+        let features = self.features.values().map(|d| (&d.def.clauses, d.file));
+        let mut taken = BTreeSet::new();
+        let mut problems = vec![];
+        for (clauses, file) in sources.chain(features) {
+            let Some(old) = &clauses.renamed_from else { continue };
+            let defined = self.sources.contains_key(&old.value) || self.features.contains_key(&old.value);
+            let problem = match (defined, taken.insert(&old.value)) {
+                (true, _) => format!("`{}` is still defined", old.value),
+                (false, false) => format!("`{}` is renamed twice", old.value),
+                (false, true) => continue,
+            };
+            let problem = Problem::new(1128, problem).help("leave `RENAMED FROM` out of what is a new definition");
+            let problem = problem.label(old.place.label("here"));
+            problems.push(problem.file(self.text(file).map(|t| t.name.clone()).unwrap_or_default()));
+        }
+        problems
     }
 
     fn arrange(&self, parsed: &[(usize, Located<Statement>)]) -> Result<Vec<DatasetName>, Problem> {

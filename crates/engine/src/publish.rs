@@ -19,7 +19,7 @@ use crate::{
     read::{Totals, execute},
     session::{ReadRequest, Session},
 };
-use custody_catalog::Dataset;
+use custody_catalog::{Catalog, Dataset};
 use custody_dialect::{Placed, SourceDef, SourceFormat, ViewDef};
 use custody_model::{
     CatalogChange, Class, ClassLabel, ColumnDef, ControlSeq, DatasetDefinition, DatasetKind, DatasetName, DraftRecord,
@@ -215,7 +215,7 @@ impl Session {
             let prepared = self.prepare(project, declared, &Overrides::new()).await?;
             if let Some((at, _)) = &prepared.same {
                 if prepared.contract == Contract::Metadata {
-                    self.change_attributes(&prepared).await?;
+                    self.change_attributes(&prepared.definition).await?;
                 }
                 tell(Event::Unchanged { view: name.clone(), version: Some(at.version) });
                 continue;
@@ -266,7 +266,7 @@ impl Session {
         let def = &declared.def;
         let name = &def.name.value;
         let catalog = self.engine.catalog();
-        let known = catalog.dataset(name);
+        let known = renamed(&catalog, name, &def.clauses)?;
         if let Some(known) = known
             && known.kind() != DatasetKind::Source
         {
@@ -303,6 +303,9 @@ impl Session {
         if let Some(newest) = &newest
             && newest.snapshot == hash
         {
+            if known.is_some_and(|d| d.name() != name) {
+                self.change_attributes(&definition).await?;
+            }
             let at = known.and_then(Dataset::newest).map(|v| v.table.clone());
             if let Some(at) = at {
                 tell(Event::SnapshotUnchanged { at });
@@ -341,7 +344,7 @@ impl Session {
         let catalog = self.engine.catalog();
         let id = known.map_or_else(|| catalog.new_dataset_id(&def.name.value), Dataset::id);
         let names: Vec<&str> = def.columns.iter().map(|c| c.name.as_str()).collect();
-        let fields = catalog.next_field_ids(id, &names);
+        let fields = catalog.next_field_ids(id, &earlier_names(known, &names, &def.clauses)?);
         let columns: Vec<ColumnDef> = def
             .columns
             .iter()
@@ -401,7 +404,7 @@ impl Session {
         let drafted = self.draft(&statement, true).await?;
         exact(name, &drafted.lineage)?;
         let catalog = self.engine.catalog();
-        let known = catalog.dataset(name);
+        let known = renamed(&catalog, name, &def.clauses)?;
         let definition = self.view_definition(declared, known, &drafted, &statement.pinned)?;
         let grant = self.decide(&definition, &[])?;
         if !grant.publish {
@@ -451,7 +454,7 @@ impl Session {
                 Problem::new(1119, format!("column `{}` appears twice", twice.1)).help("give one of them an alias")
             );
         }
-        let fields = catalog.next_field_ids(id, &names);
+        let fields = catalog.next_field_ids(id, &earlier_names(known, &names, &def.clauses)?);
         let columns = schema
             .fields()
             .iter()
@@ -642,7 +645,7 @@ impl Session {
         for _ in 0..1_000 {
             self.engine.refresh().await?;
             let catalog = self.engine.catalog();
-            let known = catalog.dataset(name);
+            let known = catalog.dataset_by_id(prepared.definition.id);
             if let Some(winner) = known.and_then(Dataset::newest)
                 && Some(winner.table.version) != prepared.newest
             {
@@ -901,13 +904,13 @@ impl Session {
         Ok(())
     }
 
-    async fn change_attributes(&self, prepared: &Prepared) -> Result<(), Problem> {
-        let d = &prepared.definition;
+    async fn change_attributes(&self, d: &DatasetDefinition) -> Result<(), Problem> {
         let change = custody_model::AttributeChange {
             dataset: d.id,
             owner: Some(d.owner.clone()),
             purposes: Some(d.purposes.clone()),
             comment: d.comment.clone(),
+            name: Some(d.name.clone()),
         };
         self.control(Verb::Admin, Payload::CatalogChange(CatalogChange::Attributes(change)), vec![]).await?;
         Ok(())
@@ -985,15 +988,58 @@ fn unsupported(clauses: &custody_dialect::Clauses) -> Result<(), Problem> {
     if let Some(e) = clauses.expectations.first() {
         return Err(Problem::new(1124, "EXPECT is not supported yet").label(e.place.label("here")));
     }
-    if let Some(old) = &clauses.renamed_from {
-        return Err(Problem::new(1124, "RENAMED FROM is not supported yet").label(old.place.label("here")));
-    }
-    if let Some(column) = clauses.renamed_columns.first() {
-        return Err(
-            Problem::new(1124, "COLUMN … RENAMED FROM is not supported yet").label(column.new.place.label("here"))
-        );
-    }
     Ok(())
+}
+
+/// The dataset that a definition speaks of: that of its name, or the one it says it is renamed from. Once renamed, the
+/// clause has nothing left to do.
+pub(crate) fn renamed<'a>(
+    catalog: &'a Catalog,
+    name: &DatasetName,
+    clauses: &custody_dialect::Clauses,
+) -> Result<Option<&'a Dataset>, Problem> {
+    match (catalog.dataset(name), &clauses.renamed_from) {
+        (Some(known), _) => Ok(Some(known)),
+        (None, None) => Ok(None),
+        (None, Some(old)) => match catalog.dataset(&old.value) {
+            Some(known) => Ok(Some(known)),
+            None => Err(Problem::new(1128, format!("there is no `{}` to be renamed", old.value))
+                .help("leave `RENAMED FROM` out of a new definition")
+                .label(old.place.label("here"))),
+        },
+    }
+}
+
+/// The names under which the catalog knows these columns: of a renamed one, its old name. Once renamed, the clause has
+/// nothing left to do.
+fn earlier_names<'a>(
+    known: Option<&Dataset>,
+    names: &[&'a str],
+    clauses: &'a custody_dialect::Clauses,
+) -> Result<Vec<&'a str>, Problem> {
+    let mut earlier = names.to_vec();
+    for renamed in &clauses.renamed_columns {
+        let (new, old) = (renamed.new.value.as_str(), renamed.old.value.as_str());
+        let knows = |name: &str| known.is_some_and(|d| d.definition().column_named(name).is_some());
+        let wrong = |what: String, help: &str, place: custody_dialect::Place| {
+            Err(Problem::new(1128, what).help(help).label(place.label("here")))
+        };
+        let Some(at) = names.iter().position(|n| *n == new) else {
+            return wrong(format!("there is no column `{new}`"), "name a column of the definition", renamed.new.place);
+        };
+        if names.contains(&old) {
+            return wrong(format!("column `{old}` is still there"), "give one of them another name", renamed.old.place);
+        }
+        match (knows(new), knows(old)) {
+            (true, _) => {}
+            (false, true) => earlier[at] = old,
+            (false, false) => {
+                let help = "leave `RENAMED FROM` out where nothing was published yet";
+                return wrong(format!("there is no column `{old}` to be renamed"), help, renamed.old.place);
+            }
+        }
+    }
+    Ok(earlier)
 }
 
 /// A version may be read for no purpose that one of its inputs excludes.
@@ -1036,8 +1082,8 @@ fn contract(
         || before.known_time != now.known_time
         || before.ttl != now.ttl
         || before.columns.iter().any(|c| now.column(c.field).is_none_or(|n| n != c));
-    let attributes =
-        known.is_some_and(|d| d.owner() != now.owner || *d.purposes() != now.purposes) || before.comment != now.comment;
+    let attributes = before.comment != now.comment
+        || known.is_some_and(|d| d.owner() != now.owner || *d.purposes() != now.purposes || *d.name() != now.name);
     match (same, broken, now.columns.len() > before.columns.len()) {
         (true, ..) if attributes => Contract::Metadata,
         (true, ..) => Contract::None,

@@ -226,8 +226,15 @@ fn catalog_changes() -> Vec<CatalogChange> {
             owner: Some("role/x".into()),
             purposes: Some(BTreeSet::new()),
             comment: None,
+            name: None,
         }),
-        CatalogChange::Attributes(AttributeChange { dataset: dataset(1), owner: None, purposes: None, comment: None }),
+        CatalogChange::Attributes(AttributeChange {
+            dataset: dataset(1),
+            owner: None,
+            purposes: None,
+            comment: None,
+            name: None,
+        }),
         CatalogChange::Token(TokenRecord {
             jti: "t-1".into(),
             revoked: false,

@@ -120,6 +120,8 @@ pub struct AttributeChange {
     pub purposes: Option<BTreeSet<Purpose>>,
     /// The new comment.
     pub comment: Option<String>,
+    /// The new name.
+    pub name: Option<DatasetName>,
 }
 
 /// A bearer token is issued or revoked.

@@ -487,7 +487,7 @@ record! {
         0 principal, 1 definition, 2 identity, 3 content_root, 4 rows, 5 labels, 6 inputs, 7 lineage, 8 run,
     }
     ViewRecord { 0 definition, 1 definer }
-    AttributeChange { 0 dataset, 1 owner, 2 purposes, 3 comment }
+    AttributeChange { 0 dataset, 1 owner, 2 purposes, 3 comment, 4 name }
     TokenRecord {
         0 jti, 1 revoked, 2 principal, 3 kind, 4 roles, 5 attributes, 6 purposes, 7 audience, 8 expires,
     }
