@@ -287,6 +287,8 @@ class Note:
             value = b64(value)
             need(name and len(value) > 4, "a signature line is malformed")
             self.signatures.append((name, value[:4], value[4:]))
+        keys = [signature[:2] for signature in self.signatures]
+        need(len(set(keys)) == len(keys), "a key has signed twice")
 
 
 class Checkpoint(Note):
@@ -728,6 +730,8 @@ class Check:
                 recovery = facts.recovery or recovery
                 chain.push(entry, facts)
             self.torn(place, state["left"], recovery)
+            if recovery is not None:
+                self.quarantine(chain, recovery)
             state.update(left=None, end=at + frame.total, newest=frame.hash, previous=frame.hash)
 
     def torn(self, place, left, recovery):
@@ -743,6 +747,16 @@ class Check:
         fine = (segment, offset) == (number, at) and length <= len(beyond)
         if not fine or sha3(beyond[:length]) != digest or any(beyond[length:]):
             self.stop(place, "an entry tells of another torn tail than the segment before has")
+
+    def quarantine(self, chain, recovery):
+        """What an entry says was put aside is there."""
+        segment, offset, _, digest = recovery
+        path, before = f"w/{chain.writer}/quarantine/{segment:012}-{offset}", len(self.findings)
+        data = self.read(path)
+        if data is None and len(self.findings) == before:
+            self.tampered(f"`{path}`", "the torn bytes that an entry tells of are missing")
+        elif data is not None and sha3(data) != digest:
+            self.tampered(f"`{path}`", "not the torn bytes that an entry tells of")
 
     def bad_frame(self, chain, place, header, data, at, limit, bad, may_be_torn):
         if chain.closed:
@@ -984,6 +998,10 @@ class Check:
         except Bad as e:
             self.find(UNVERIFIABLE, f"`{name}`", f"checkpoint of writer {writer}: {e}")
             return None
+        if chain.signed is not None and chain.signed < note.size:
+            # The entries are those that were signed; what signed them here is gone.
+            message = f"its checkpoint signs fewer entries than the one of size {note.size} in `{name}`"
+            self.find(UNVERIFIABLE, place, message)
         return chain, note.size
 
     # -------------------------------------------------- the answer

@@ -7,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking"))]
 
 mod append;
+#[cfg(any(test, feature = "sim"))]
+pub mod campaign;
 pub mod control;
 mod disk;
 pub mod format;

@@ -506,6 +506,11 @@ impl Run<'_> {
             self.unverifiable(Place::file(name), format!("checkpoint of writer {writer}: {why}"));
             return None;
         }
+        if chain.signed.is_some_and(|signed| signed < note.size) {
+            // The entries are those that were signed; what signed them here is gone.
+            let message = format!("its checkpoint signs fewer entries than the one of size {size} in `{name}`");
+            self.unverifiable(place, message);
+        }
         Some((chain, size))
     }
 

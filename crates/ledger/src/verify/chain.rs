@@ -360,8 +360,22 @@ impl Run<'_> {
             if let Err(why) = check_torn(cursor.left.take(), recovery) {
                 return self.tampered(place, why);
             }
+            if let Some(told) = recovery {
+                self.check_quarantine(&chain.writer, told);
+            }
             cursor.end = at + frame.total;
             (cursor.newest, cursor.previous) = (frame.hash, frame.hash);
+        }
+    }
+
+    /// What an entry says was put aside is there.
+    fn check_quarantine(&mut self, writer: &WriterId, told: Recovery) {
+        let path = format!("w/{writer}/quarantine/{:012}-{}", told.segment, told.offset);
+        match self.ledger.read(&path) {
+            Ok(Some(bytes)) if sha3(&[&bytes]) == told.hash => {}
+            Ok(Some(_)) => self.tampered(Place::file(&path), "not the torn bytes that an entry tells of"),
+            Ok(None) => self.tampered(Place::file(&path), "the torn bytes that an entry tells of are missing"),
+            Err(why) => self.unverifiable(Place::file(&path), why.to_string()),
         }
     }
 

@@ -39,7 +39,7 @@ fn certified(log: &Log, chain: &Chain, seq: u64, key: &Key) -> Result<Certified,
     if !signed {
         return Err(bad("is not certified by the root key"));
     }
-    let lines: Vec<&str> = note.text.lines().collect();
+    let lines: Vec<&str> = note.text.split_terminator('\n').collect();
     let (log_id, writer, epoch) = (Hash(log.id).to_string(), chain.writer.to_string(), key.epoch.to_string());
     match &lines[..] {
         [kind, id, name, number, text, expires]

@@ -68,8 +68,14 @@ impl Note {
         if !lines.ends_with('\n') {
             return Err("no signature".into());
         }
-        let signatures =
-            lines.lines().map(signature_line).collect::<Option<Vec<_>>>().ok_or("a signature line is malformed")?;
+        // Not `lines()`, which would accept another end of line.
+        let lines = lines[..lines.len() - 1].split('\n').map(signature_line);
+        let signatures = lines.collect::<Option<Vec<_>>>().ok_or("a signature line is malformed")?;
+        for (n, line) in signatures.iter().enumerate() {
+            if signatures[..n].iter().any(|l| (l.key_id, &l.name) == (line.key_id, &line.name)) {
+                return Err("a key has signed twice".into());
+            }
+        }
         Ok(Self { text: text.to_string(), signatures })
     }
 }
@@ -89,7 +95,7 @@ impl Checkpoint {
     /// Reads a checkpoint; the error says what is wrong with it.
     pub(super) fn parse(note: &str) -> Result<Self, String> {
         let Note { text, signatures } = Note::parse(note)?;
-        let mut body = text.lines();
+        let mut body = text[..text.len() - 1].split('\n');
         let (origin, size, root) = match (body.next(), body.next(), body.next(), body.next()) {
             (Some(origin), Some(size), Some(root), None) => (origin, size, root),
             _ => return Err("not three lines".into()),
