@@ -149,6 +149,28 @@ fn every_code_has_one_crate_and_one_line() {
     assert_eq!(wrong_codes(&BTreeMap::new(), "| C1001 | x |\n| C1001 | x |").len(), 3);
 }
 
+/// The pages at the top and below `docs`.
+fn pages() -> Vec<PathBuf> {
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|e| e == "md");
+    let of = |folder: &str| fs::read_dir(root().join(folder)).expect("a folder").map(|e| e.expect("an entry").path());
+    [".", "docs", "docs/adr"].into_iter().flat_map(of).filter(is_page).collect()
+}
+
+#[test]
+fn links_of_pages_lead_somewhere() {
+    let mut seen = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("a page");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|l| !l.contains("://") && !l.starts_with('#')) {
+            let path = link.split('#').next().unwrap_or_default();
+            assert!(page.parent().expect("a folder").join(path).exists(), "{}: {link}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen} links");
+}
+
 #[test]
 fn every_crate_forbids_unsafe_code() {
     for name in levels().keys() {
