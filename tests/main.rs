@@ -13,6 +13,7 @@ mod audit;
 mod clients;
 mod demo;
 mod ledger;
+mod lineage;
 mod own_project;
 mod publishing;
 mod readers;

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     /// Where a column comes from, or what depends on it.
     ///
     /// Example: custody lineage features.risk_inputs.bmi --up
+    ///
+    /// Without a project: custody lineage --ddl schema.sql --file query.sql
     Lineage(LineageArgs),
     /// Who read what, when and why.
     #[command(subcommand)]
@@ -175,7 +177,14 @@ pub(crate) struct SqlArgs {
 #[derive(Args, Debug)]
 pub(crate) struct LineageArgs {
     /// `features.risk_inputs.bmi`, or a dataset for all of its columns.
+    #[arg(required_unless_present = "ddl", conflicts_with = "ddl", default_value = "", hide_default_value = true)]
     pub(crate) column: String,
+    /// A file with `CREATE TABLE` and `CREATE VIEW`: lineage of the statement in --file over these, without a project.
+    #[arg(long, value_name = "FILE", requires = "file")]
+    pub(crate) ddl: Vec<PathBuf>,
+    /// A file with one statement: a query, INSERT, UPDATE, DELETE, MERGE or COPY; `-`: standard input.
+    #[arg(long, value_name = "FILE", requires = "ddl")]
+    pub(crate) file: Option<PathBuf>,
     /// What it is made of (the default).
     #[arg(long, conflicts_with = "down")]
     pub(crate) up: bool,

@@ -24,7 +24,7 @@ pub(crate) fn chosen(format: Option<Format>) -> Format {
 
 /// Prints a read to its end. Bytes are released to stdout or the file as they are counted in memory.
 pub(crate) async fn read(mut read: GovernedRead, format: Option<Format>, args: &OutputArgs) -> Result<(), Problem> {
-    let mut sink = match Sink::open(chosen(format), read.schema(), args) {
+    let mut sink = match Sink::open(chosen(format), read.schema(), args, false) {
         Ok(sink) => sink,
         Err(problem) => {
             read.fail(&problem).await?;
@@ -45,8 +45,17 @@ pub(crate) async fn read(mut read: GovernedRead, format: Option<Format>, args: &
 
 /// Prints batches that are no governed read.
 pub(crate) fn batches(batches: &[RecordBatch], format: Option<Format>, args: &OutputArgs) -> Result<(), Problem> {
+    print(batches, format, args, false)
+}
+
+/// Prints batches that are no governed read; JSON names every column of every row.
+pub(crate) fn full_rows(batches: &[RecordBatch], format: Option<Format>, args: &OutputArgs) -> Result<(), Problem> {
+    print(batches, format, args, true)
+}
+
+fn print(batches: &[RecordBatch], format: Option<Format>, args: &OutputArgs, nulls: bool) -> Result<(), Problem> {
     let Some(first) = batches.first() else { return Ok(()) };
-    let mut sink = Sink::open(chosen(format), first.schema(), args)?;
+    let mut sink = Sink::open(chosen(format), first.schema(), args, nulls)?;
     batches.iter().try_for_each(|b| sink.write(b))?;
     sink.finish()
 }
@@ -66,7 +75,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn open(format: Format, schema: SchemaRef, args: &OutputArgs) -> Result<Self, Problem> {
+    fn open(format: Format, schema: SchemaRef, args: &OutputArgs, nulls: bool) -> Result<Self, Problem> {
         let binary = matches!(format, Format::Arrow | Format::Parquet);
         let to = args.output.as_ref().map(|path| {
             let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
@@ -96,6 +105,7 @@ impl Sink {
             Some((part, _)) => Box::new(BufWriter::new(File::create(part).map_err(|e| failed(&e))?)),
             None => Box::new(BufWriter::new(io::stdout())),
         };
+        let json = || arrow::json::WriterBuilder::new().with_explicit_nulls(nulls);
         let writing = match format {
             Format::Table => {
                 let mut table = comfy_table::Table::new();
@@ -104,8 +114,8 @@ impl Sink {
                 let limit = if args.limit == 0 { usize::MAX } else { args.limit };
                 Writing::Table { table, shown: 0, total: 0, limit }
             }
-            Format::Json => Writing::Json(arrow::json::ArrayWriter::new(writer)),
-            Format::Ndjson => Writing::Ndjson(arrow::json::LineDelimitedWriter::new(writer)),
+            Format::Json => Writing::Json(json().build::<_, arrow::json::writer::JsonArray>(writer)),
+            Format::Ndjson => Writing::Ndjson(json().build::<_, arrow::json::writer::LineDelimited>(writer)),
             Format::Csv => {
                 let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(writer);
                 // The header stands over no rows as well.

@@ -39,6 +39,14 @@ pub(crate) fn query(ast: &ast::Query, tokens: &Tokens, first: usize) -> Result<F
     gate.finish()
 }
 
+/// Checks a statement over declared tables: the queries and expressions of it.
+pub(crate) fn bare(ast: &ast::Statement, tokens: &Tokens) -> Result<Found, Vec<Problem>> {
+    let mut gate = Gate::new(tokens, 0);
+    gate.bare = true;
+    gate.write(ast);
+    gate.finish()
+}
+
 /// Checks an expression over one row: no subqueries.
 pub(crate) fn check(ast: &Expr, tokens: &Tokens, first: usize) -> Result<Found, Vec<Problem>> {
     let mut gate = Gate::new(tokens, first);
@@ -62,6 +70,8 @@ struct Gate<'a> {
     joins: usize,
     ctes: usize,
     row_only: bool,
+    /// Whether tables are declared by a DDL text: any name, no versions, the planner's types.
+    bare: bool,
     /// Whether this is in a select list, however deep.
     in_select_list: bool,
     /// Names of windows that may be used here. DataFusion resolves them in the select list only, drops `OVER w` elsewhere,
@@ -79,6 +89,7 @@ impl<'a> Gate<'a> {
             joins: 0,
             ctes: 0,
             row_only: false,
+            bare: false,
             in_select_list: false,
             windows: BTreeSet::new(),
         }
@@ -147,6 +158,70 @@ impl<'a> Gate<'a> {
         }
         walk(self);
         self.anchor = before;
+    }
+
+    // Writes. DataFusion takes their syntax apart without `..` and refuses what it does not read.
+
+    fn write(&mut self, statement: &ast::Statement) {
+        let scope = Scope::default();
+        match statement {
+            ast::Statement::Query(query) => self.query(query, &scope),
+            ast::Statement::CreateView(view) => self.query(&view.query, &scope),
+            ast::Statement::CreateTable(table) => {
+                if let Some(query) = &table.query {
+                    self.query(query, &scope);
+                }
+            }
+            ast::Statement::Insert(insert) => {
+                if let Some(source) = &insert.source {
+                    self.query(source, &scope);
+                }
+            }
+            ast::Statement::Update(update) => {
+                self.from(std::slice::from_ref(&update.table), &scope);
+                self.exprs(update.assignments.iter().map(|a| &a.value).chain(&update.selection), &scope);
+            }
+            ast::Statement::Delete(delete) => {
+                let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = &delete.from;
+                self.from(from, &scope);
+                self.exprs(delete.selection.iter().chain(&delete.limit), &scope);
+            }
+            ast::Statement::Merge(merge) => {
+                self.table_factor(&merge.source, &scope);
+                self.exprs([&*merge.on], &scope);
+                for clause in &merge.clauses {
+                    self.exprs(&clause.predicate, &scope);
+                    self.merge_action(&clause.action, &scope);
+                }
+            }
+            // Refused by whoever asked for a gate.
+            _ => {}
+        }
+    }
+
+    fn merge_action(&mut self, action: &ast::MergeAction, scope: &Scope) {
+        match action {
+            ast::MergeAction::Insert(insert) => {
+                match &insert.kind {
+                    ast::MergeInsertKind::Values(ast::Values { explicit_row: _, value_keyword: _, rows }) => {
+                        for ast::Parens { opening_token: _, content, closing_token: _ } in rows {
+                            self.exprs(content, scope);
+                        }
+                    }
+                    ast::MergeInsertKind::Row => self.clause(&["ROW"], "write `VALUES (…)`"),
+                }
+                if insert.insert_predicate.is_some() {
+                    self.clause_as("WHERE of a MERGE's INSERT", &["WHERE"], "write `WHEN NOT MATCHED AND …`");
+                }
+            }
+            ast::MergeAction::Update(update) => {
+                self.exprs(update.assignments.iter().map(|a| &a.value), scope);
+                if update.update_predicate.is_some() || update.delete_predicate.is_some() {
+                    self.clause_as("WHERE of a MERGE's UPDATE", &["WHERE"], "write `WHEN MATCHED AND …`");
+                }
+            }
+            ast::MergeAction::Delete { delete_token: _ } => {}
+        }
     }
 
     // Queries.
@@ -923,6 +998,17 @@ impl<'a> Gate<'a> {
             self.table_function(name, args, scope);
             return;
         }
+        if self.bare {
+            if pin != Pin::Newest {
+                let place = self.pin_place(name);
+                self.refuse(
+                    Problem::new(code::CLAUSE, format!("`{name}` is declared by a DDL text and has no versions"))
+                        .help("leave the version out")
+                        .label(place.label("here")),
+                );
+            }
+            return;
+        }
         match reference::named(name) {
             Ok(Named::Dataset(name)) => {
                 self.found.references.push(Reference { name, pin, start: place.start, end: place.end });
@@ -1025,6 +1111,9 @@ impl<'a> Gate<'a> {
     }
 
     fn data_type(&mut self, data_type: &ast::DataType, span: sqlparser::tokenizer::Span) {
+        if self.bare {
+            return;
+        }
         if let Err(refused) = types::arrow_type(data_type) {
             let place = self.place(span);
             self.refuse(refused.problem().label(place.label("here")));

@@ -10,6 +10,7 @@
 //! The way of a text: [`parse`] → tokens and bounds (`text`) → heads (`parse`) → gate (`gate`) → statements.
 #![forbid(unsafe_code)]
 
+mod bare;
 mod custody_dialect;
 mod dag;
 mod gate;
@@ -24,6 +25,7 @@ mod tests;
 mod text;
 mod types;
 
+pub use bare::{Bare, BareStatement, parse_bare};
 pub use custody_dialect::CustodyDialect;
 pub use dag::{Definition, order};
 pub use gate::TABLE_FUNCTIONS;
@@ -34,7 +36,7 @@ pub use relations::{Relations, table_reference};
 pub use statement::{
     Check, Clauses, ExecuteDef, Expectation, ExplainKind, FunctionCall, FunctionKind, GatedQuery, Incremental, Key,
     Located, OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, SourceColumn, SourceDef, SourceFormat,
-    Statement, ViewDef,
+    Statement, ViewDef, dropped_modifiers,
 };
 pub use text::{
     MAX_CHAIN, MAX_COLUMNS, MAX_CTES, MAX_JOINS, MAX_NESTING, MAX_SET_OPERATIONS, MAX_STATEMENT_BYTES, normalise,

@@ -38,7 +38,7 @@ pub fn parse(source: &SourceText) -> Result<Vec<Located<Statement>>, Refusals> {
     if problems.is_empty() { Ok(statements) } else { Err(Refusals::new(problems, source)) }
 }
 
-type Result<T, E = Vec<Problem>> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Vec<Problem>> = std::result::Result<T, E>;
 
 const STATEMENTS: &[&str] = &["SELECT", "WITH", "VALUES", "FROM", "EXPLAIN", "PREPARE", "EXECUTE", "CREATE"];
 
@@ -65,7 +65,7 @@ pub(crate) fn unsupported_statement(words: &str, place: Place) -> Problem {
 }
 
 fn statement(tokens: &Tokens) -> Result<Statement> {
-    let mut head = Head { tokens, parser: tokens.parser() };
+    let mut head = Head::new(tokens);
     match head.word_at(0).as_deref() {
         Some("SELECT" | "WITH" | "VALUES" | "FROM" | "TABLE") => Ok(Statement::Query(head.query()?)),
         Some("EXPLAIN") => head.explain(),
@@ -79,9 +79,15 @@ fn statement(tokens: &Tokens) -> Result<Statement> {
 }
 
 /// A cursor over one statement.
-struct Head<'a> {
+pub(crate) struct Head<'a> {
     tokens: &'a Tokens,
     parser: Parser<'static>,
+}
+
+impl<'a> Head<'a> {
+    pub(crate) fn new(tokens: &'a Tokens) -> Self {
+        Self { tokens, parser: tokens.parser() }
+    }
 }
 
 impl Head<'_> {
@@ -91,21 +97,21 @@ impl Head<'_> {
         self.parser.index()
     }
 
-    fn word_at(&self, ahead: usize) -> Option<String> {
+    pub(crate) fn word_at(&self, ahead: usize) -> Option<String> {
         self.tokens.word(self.index() + ahead)
     }
 
-    fn peek(&self, words: &[&str]) -> bool {
+    pub(crate) fn peek(&self, words: &[&str]) -> bool {
         words.iter().enumerate().all(|(i, word)| self.word_at(i).as_deref() == Some(word))
     }
 
-    fn skip(&mut self, tokens: usize) {
+    pub(crate) fn skip(&mut self, tokens: usize) {
         for _ in 0..tokens {
             self.parser.next_token();
         }
     }
 
-    fn eat(&mut self, words: &[&str]) -> bool {
+    pub(crate) fn eat(&mut self, words: &[&str]) -> bool {
         let found = self.peek(words);
         if found {
             self.skip(words.len());
@@ -113,11 +119,11 @@ impl Head<'_> {
         found
     }
 
-    fn need(&mut self, words: &[&str]) -> Result<()> {
+    pub(crate) fn need(&mut self, words: &[&str]) -> Result<()> {
         if self.eat(words) { Ok(()) } else { Err(vec![self.expected_word(&words.join(" "), words)]) }
     }
 
-    fn eat_token(&mut self, token: &Token) -> bool {
+    pub(crate) fn eat_token(&mut self, token: &Token) -> bool {
         let found = self.tokens.token(self.index()) == Some(token);
         if found {
             self.skip(1);
@@ -125,7 +131,7 @@ impl Head<'_> {
         found
     }
 
-    fn need_token(&mut self, token: &Token) -> Result<()> {
+    pub(crate) fn need_token(&mut self, token: &Token) -> Result<()> {
         if self.eat_token(token) { Ok(()) } else { Err(vec![self.expected(&format!("`{token}`"))]) }
     }
 
@@ -137,7 +143,7 @@ impl Head<'_> {
         self.tokens.stretch(first, self.index())
     }
 
-    fn expected(&self, what: &str) -> Problem {
+    pub(crate) fn expected(&self, what: &str) -> Problem {
         let found = match self.tokens.token(self.index()) {
             Some(token) => format!("`{token}`"),
             None => "the end of the statement".to_string(),
@@ -153,7 +159,7 @@ impl Head<'_> {
         }
     }
 
-    fn end(&self) -> Result<()> {
+    pub(crate) fn end(&self) -> Result<()> {
         if self.index() >= self.tokens.len() {
             return Ok(());
         }
@@ -171,9 +177,38 @@ impl Head<'_> {
         }])
     }
 
+    pub(crate) fn at_end(&self) -> bool {
+        self.index() >= self.tokens.len()
+    }
+
+    // What sqlparser reads; the gate comes later.
+
+    /// A statement as sqlparser reads it.
+    pub(crate) fn parsed(&mut self) -> Result<ast::Statement> {
+        self.parser.parse_statement().map_err(|e| vec![problem::from_parser(&e, self.tokens)])
+    }
+
+    /// A query as sqlparser reads it.
+    pub(crate) fn parsed_query(&mut self) -> Result<ast::Query> {
+        self.parser.parse_query().map(|q| *q).map_err(|e| vec![problem::from_parser(&e, self.tokens)])
+    }
+
+    /// A table's name, as the query for all of it.
+    pub(crate) fn whole_table(&mut self) -> Result<ast::Query> {
+        let first = self.index();
+        let name = self.parser.parse_object_name(false).map_err(|e| vec![problem::from_parser(&e, self.tokens)])?;
+        let text = format!("SELECT * FROM {name}");
+        let mut parser = sqlparser::parser::Parser::new(&crate::CustodyDialect)
+            .try_with_sql(&text)
+            .map_err(|e| vec![problem::from_parser(&e, self.tokens)])?;
+        parser.parse_query().map(|q| *q).map_err(|_| {
+            vec![Problem::new(code::NAME, format!("`{name}` is not a table")).label(self.since(first).label("here"))]
+        })
+    }
+
     // Small things.
 
-    fn identifier(&mut self, what: &str) -> Result<(ast::Ident, Place)> {
+    pub(crate) fn identifier(&mut self, what: &str) -> Result<(ast::Ident, Place)> {
         let place = self.here();
         match self.tokens.token(self.index()) {
             Some(Token::Word(Word { value, quote_style, .. })) => {
@@ -225,7 +260,7 @@ impl Head<'_> {
         }
     }
 
-    fn columns(&mut self) -> Result<Vec<Placed<String>>> {
+    pub(crate) fn columns(&mut self) -> Result<Vec<Placed<String>>> {
         self.need_token(&Token::LParen)?;
         let mut columns = vec![self.column()?];
         while self.eat_token(&Token::Comma) {
@@ -280,7 +315,7 @@ impl Head<'_> {
         }
     }
 
-    fn text(&mut self, what: &str) -> Result<Placed<String>> {
+    pub(crate) fn text(&mut self, what: &str) -> Result<Placed<String>> {
         let place = self.here();
         match self.tokens.token(self.index()) {
             Some(Token::SingleQuotedString(value)) => {

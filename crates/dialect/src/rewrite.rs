@@ -4,7 +4,7 @@ use sqlparser::ast::{self, ObjectNamePart, TableFactor, VisitMut, VisitorMut};
 use std::ops::ControlFlow;
 
 /// `unnest(…)` in `FROM` as the table factor that DataFusion plans.
-pub(crate) fn unnest(query: &mut ast::Query) {
+pub(crate) fn unnest(query: &mut impl VisitMut) {
     let ControlFlow::Continue(()) = VisitMut::visit(query, &mut Unnest);
 }
 

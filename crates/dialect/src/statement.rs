@@ -142,22 +142,7 @@ impl GatedQuery {
     /// Modifiers of calls that DataFusion would drop, given what each function is. Names that are no function are
     /// left to the planner.
     pub fn dropped_modifiers(&self, kind: impl Fn(&str) -> Option<FunctionKind>) -> Vec<Problem> {
-        let mut problems = vec![];
-        for call in self.functions.iter().filter(|call| !call.in_from) {
-            let (kept, noun): (&[&str], &str) = match kind(&call.name) {
-                Some(FunctionKind::Scalar) => (&[], "scalar function"),
-                Some(FunctionKind::Window) => (&["OVER", "IGNORE NULLS"], "window function"),
-                Some(FunctionKind::Aggregate) | None => continue,
-            };
-            for modifier in call.modifiers.iter().filter(|m| !kept.contains(m)) {
-                problems.push(
-                    Problem::new(code::CLAUSE, format!("`{modifier}` has no meaning for {noun} `{}`", call.name))
-                        .help("leave it out")
-                        .label(call.place.label("in this call")),
-                );
-            }
-        }
-        problems
+        dropped_modifiers(&self.functions, kind)
     }
 
     /// The syntax tree. Its pins are in the table factors: plan it with [`crate::Relations`].
@@ -184,6 +169,27 @@ impl GatedQuery {
     pub fn place(&self) -> Place {
         self.place
     }
+}
+
+/// Modifiers of calls that DataFusion would drop, given what each function is. Names that are no function are left to
+/// the planner.
+pub fn dropped_modifiers(calls: &[FunctionCall], kind: impl Fn(&str) -> Option<FunctionKind>) -> Vec<Problem> {
+    let mut problems = vec![];
+    for call in calls.iter().filter(|call| !call.in_from) {
+        let (kept, noun): (&[&str], &str) = match kind(&call.name) {
+            Some(FunctionKind::Scalar) => (&[], "scalar function"),
+            Some(FunctionKind::Window) => (&["OVER", "IGNORE NULLS"], "window function"),
+            Some(FunctionKind::Aggregate) | None => continue,
+        };
+        for modifier in call.modifiers.iter().filter(|m| !kept.contains(m)) {
+            problems.push(
+                Problem::new(code::CLAUSE, format!("`{modifier}` has no meaning for {noun} `{}`", call.name))
+                    .help("leave it out")
+                    .label(call.place.label("in this call")),
+            );
+        }
+    }
+    problems
 }
 
 /// A function call.

@@ -91,7 +91,7 @@ impl Session {
             ExplainKind::Lineage => {
                 let drafted = self.draft(statement, true).await?;
                 let rows = lineage_rows(&statement.pinned, &drafted.lineage);
-                (lineage_batch(&rows)?, None)
+                (lineage_batch(&rows, true)?, None)
             }
             ExplainKind::Policy => (policy_batch(&statement.pinned)?, None),
             ExplainKind::Plan => {
@@ -132,7 +132,8 @@ pub(crate) fn lineage_rows(pinned: &[PinnedTable], lineage: &custody_model::Line
     )
 }
 
-pub(crate) fn lineage_batch(rows: &[LineageRow]) -> Result<RecordBatch, Problem> {
+/// The batch of `EXPLAIN LINEAGE`. Tables that are only declared have no versions.
+pub(crate) fn lineage_batch(rows: &[LineageRow], versions: bool) -> Result<RecordBatch, Problem> {
     let mut views = ListBuilder::new(StringBuilder::new());
     for row in rows {
         row.via_view.iter().for_each(|v| views.values().append_value(v));
@@ -144,7 +145,10 @@ pub(crate) fn lineage_batch(rows: &[LineageRow]) -> Result<RecordBatch, Problem>
         ("output_ordinal", Arc::new(rows.iter().map(|r| r.output_ordinal).collect::<UInt32Array>()) as ArrayRef),
         ("output_column", text(&|r| Some(r.output_column.to_string()))),
         ("source_dataset", text(&|r| Some(r.source_dataset.to_string()))),
-        ("source_version", Arc::new(rows.iter().map(|r| r.source_version).collect::<UInt64Array>())),
+        (
+            "source_version",
+            Arc::new(rows.iter().map(|r| versions.then_some(r.source_version)).collect::<UInt64Array>()),
+        ),
         ("source_column", text(&|r| r.source_column.clone())),
         ("kind", text(&|r| Some(r.kind.to_string()))),
         ("subtype", text(&|r| Some(r.subtype.to_string()))),

@@ -9,7 +9,7 @@ mod query;
 mod serve;
 
 use crate::{
-    arguments::{Arguments, Command},
+    arguments::{Arguments, Command, LineageArgs},
     context::Context,
     render,
 };
@@ -60,6 +60,9 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
     match &arguments.command {
         Command::Demo(args) => return demo::run(args, arguments.quiet).await,
         Command::Init(args) => return init::run(args, arguments.quiet).await,
+        Command::Lineage(LineageArgs { ddl, file: Some(query), .. }) => {
+            return query::declared_lineage(ddl, query, arguments.format).await;
+        }
         _ => {}
     }
     let context = Context::find(&arguments)?;

@@ -9,21 +9,29 @@ use crate::{
 use custody_engine::{ReadRequest, Session};
 use custody_model::{DatasetName, Pin, Problem, SourceText};
 use datafusion::{common::ParamValues, scalar::ScalarValue};
-use std::io::Read;
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 pub(crate) async fn sql(context: &Context, args: &SqlArgs, format: Option<Format>) -> Result<Done, Failed> {
     let text = match (&args.command, &args.file) {
         (Some(command), _) => SourceText { name: "-c".into(), path: None, text: command.clone() },
-        (None, Some(path)) if path.as_os_str() == "-" => standard_input()?,
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Problem::new(2012, format!("`{}` cannot be read: {e}", path.display())))?;
-            SourceText { name: path.display().to_string(), path: None, text }
-        }
+        (None, Some(path)) => text_of(path)?,
         (None, None) => standard_input()?,
     };
     let request = ReadRequest::Sql { text: text.clone(), parameters: None, follows: None };
     ask(context, request, vec![text], format, &args.output).await
+}
+
+/// A file's text; `-`: standard input.
+fn text_of(path: &Path) -> Result<SourceText, Problem> {
+    if path.as_os_str() == "-" {
+        return standard_input();
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Problem::new(2012, format!("`{}` cannot be read: {e}", path.display())))?;
+    Ok(SourceText { name: path.display().to_string(), path: None, text })
 }
 
 fn standard_input() -> Result<SourceText, Problem> {
@@ -80,6 +88,16 @@ pub(crate) async fn lineage(context: &Context, args: &LineageArgs, format: Optio
         return Err(Problem::new(6202, what).into());
     }
     output::batches(&rows, format, &OutputArgs { output: None, limit: 0 })?;
+    Ok(Done::Well)
+}
+
+/// Lineage of one statement over declared tables: no project, no data.
+pub(crate) async fn declared_lineage(ddl: &[PathBuf], query: &Path, format: Option<Format>) -> Result<Done, Failed> {
+    let ddl = ddl.iter().map(|path| text_of(path)).collect::<Result<Vec<_>, _>>()?;
+    let query = text_of(query)?;
+    let rows = custody_engine::declared_lineage(&ddl, &query).await;
+    let texts = ddl.into_iter().chain([query]).collect();
+    output::full_rows(&[rows.map_err(|p| Failed::with(p, texts))?], format, &OutputArgs { output: None, limit: 0 })?;
     Ok(Done::Well)
 }
 
