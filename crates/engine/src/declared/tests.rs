@@ -1,4 +1,4 @@
-//! `testdata/lineage/declared.txt`: a block `ddl`, then blocks `query NAME` with a statement, `----`, and its rows or its
+//! `testdata/declared/statements.txt`: a block `ddl`, then blocks `query NAME` with a statement, `----`, and its rows or its
 //! refusal. `UPDATE_GOLDEN=1` writes it anew; read the diff.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
@@ -28,7 +28,7 @@ fn show(rows: &[LineageRow]) -> String {
 
 #[tokio::test]
 async fn statements_over_declared_tables() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/lineage/declared.txt");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/declared/statements.txt");
     let golden = std::fs::read_to_string(&path).unwrap();
     let (mut ddl, mut out) = (String::new(), vec![]);
     for block in golden.trim_end().split("\n\n") {
@@ -54,7 +54,7 @@ async fn statements_over_declared_tables() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, out).unwrap();
     } else {
-        assert!(out == golden, "declared.txt differs; UPDATE_GOLDEN=1 writes it anew\n{out}");
+        assert!(out == golden, "statements.txt differs; UPDATE_GOLDEN=1 writes it anew\n{out}");
     }
 }
 
