@@ -22,6 +22,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tpc;
+#[cfg(test)]
 mod witness;
 
 pub use error::{Refusal, require_exact};

@@ -435,7 +435,7 @@ pub(crate) async fn queries(file: &str) -> (World, Vec<String>) {
 }
 
 /// What a statement depends on: tables and fields.
-fn sources(lineage: &Lineage) -> BTreeSet<(TableVersion, Option<FieldId>)> {
+pub(crate) fn sources(lineage: &Lineage) -> BTreeSet<(TableVersion, Option<FieldId>)> {
     let direct = lineage.outputs.iter().flat_map(|o| o.direct.iter().map(|(_, atom)| *atom));
     let field = lineage.outputs.iter().flat_map(|o| &o.field).chain(&lineage.dataset).map(|i| i.atom);
     let atoms = direct.chain(field).chain(lineage.evaluated.iter().copied()).map(|ix| lineage.atom(ix).unwrap());
