@@ -646,7 +646,7 @@ class Check:
             if header.log != self.log or header.writer != writer or header.number != number:
                 self.stop(place, "the header is of another segment")
             headers.append((header, data, path))
-        state = {"end": 0, "newest": bytes(32), "previous": bytes(32), "incarnation": 0, "left": None}
+        state = {"end": 0, "newest": bytes(32), "previous": bytes(32), "incarnation": 0, "left": []}
         for i, (header, start, path) in enumerate(headers):
             chain.segments += 1
             following = headers[i + 1][0] if i + 1 < len(headers) else None
@@ -678,7 +678,7 @@ class Check:
             return
         beyond = data[limit:]
         if following.reason in (TORN, SYNC_FAILED, NO_SPACE):
-            state["left"] = (header.number, limit, beyond, following.reason == TORN)
+            state["left"].append((header.number, limit, beyond, following.reason == TORN))
         elif any(beyond):
             place = f"writer {chain.writer} segment {header.number} offset {limit}"
             self.stop(place, "bytes follow the last frame of a finished segment")
@@ -732,21 +732,23 @@ class Check:
             self.torn(place, state["left"], recovery)
             if recovery is not None:
                 self.quarantine(chain, recovery)
-            state.update(left=None, end=at + frame.total, newest=frame.hash, previous=frame.hash)
+            state.update(left=[], end=at + frame.total, newest=frame.hash, previous=frame.hash)
 
     def torn(self, place, left, recovery):
-        """What a torn segment held beyond its frames is what the next frame says was put aside."""
+        """What a torn segment held beyond its frames is what the next frame says was put aside. Where writing that frame
+        failed, or the machine stopped meanwhile, several segments were left: the entry tells of one."""
         if recovery is None:
-            if left is not None and left[3]:
+            if any(torn for _, _, _, torn in left):
                 self.stop(place, "the segment follows a torn one without telling of it")
             return
-        if left is None:
+        if not left:
             self.stop(place, "an entry tells of a torn tail, its segment does not")
-        number, at, beyond, _ = left
         segment, offset, length, digest = recovery
-        fine = (segment, offset) == (number, at) and length <= len(beyond)
-        if not fine or sha3(beyond[:length]) != digest or any(beyond[length:]):
-            self.stop(place, "an entry tells of another torn tail than the segment before has")
+        for number, at, beyond, _ in left:
+            fine = (segment, offset) == (number, at) and length <= len(beyond)
+            if fine and sha3(beyond[:length]) == digest and not any(beyond[length:]):
+                return
+        self.stop(place, "an entry tells of another torn tail than the segment before has")
 
     def quarantine(self, chain, recovery):
         """What an entry says was put aside is there."""

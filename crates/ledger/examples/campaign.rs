@@ -8,7 +8,7 @@
 //! run again. Ends with a sum over all shards in FILE, or with the first finding and exit code 1.
 #![forbid(unsafe_code)]
 
-use custody_ledger::campaign::{Finding, mutations};
+use custody_ledger::campaign::{Finding, mutations, schedules};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},
@@ -24,9 +24,14 @@ type Counts = BTreeMap<String, u64>;
 /// A search: its name, and how it runs one shard out of so many.
 type Search = (&'static str, fn(u64, u64) -> Result<Counts, Finding>);
 
-const SEARCHES: [Search; 3] = [
+const SEARCHES: [Search; 4] = [
     // 200 mutations of each ledger of 1,000 entries.
     ("mutations", |shard, _| Ok(mutation_counts(&mutations::shard(shard, 1_000, 200)?))),
+    // 1,000 schedules of reads, faults and crashes.
+    ("schedules", |shard, _| {
+        let counts = schedules::shard(shard, 1_000)?;
+        Ok(counts.named().into_iter().map(|(name, n)| (name.to_string(), n)).collect())
+    }),
     // Every bit of a ledger of 64 entries in segments of 64 KiB, cut into so many parts.
     ("exhaustive", |shard, shards| {
         let flipped = mutations::exhaustive(64, 64 * 1024, shard, shards)?;

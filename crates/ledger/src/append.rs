@@ -309,6 +309,7 @@ impl<D: Disk> Chain<D> {
         let lock = disk.lock(&format!("{}/LOCK", writer_folder(writer)))?;
         let lock = lock.ok_or_else(|| OpenRefused::WriterOpen(writer.clone()))?;
         let found = scan(&disk, writer, genesis)?;
+        found.settle(&disk, writer)?;
         let torn = found.torn.as_ref().map(|torn| torn.put_aside(&disk, writer)).transpose()?;
         let reason = match (&torn, found.number) {
             (Some(_), _) => SegmentReason::Torn,

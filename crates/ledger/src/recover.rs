@@ -2,7 +2,8 @@
 //!
 //! Everything up to the last whole frame must be in order: numbers, headers, seqs, previous hashes, leaves roots. Behind
 //! it there may be zeros, or the torn rest of one frame. Anything else is damage. Nothing is changed here but the copy
-//! in `quarantine/`; nothing is ever truncated, so that a tamperer cannot pass for a crash.
+//! in `quarantine/`; nothing is ever truncated, so that a tamperer cannot pass for a crash. Before anything is built upon
+//! what was found, it is made durable.
 
 use crate::{
     append::{MAX_FRAME_BYTES, OpenRefused, TornTail, apply},
@@ -18,7 +19,7 @@ use crate::{
     tree::{Sha3, Tree, TreeHash, TreeSize},
 };
 use custody_model::{Hash, Kind, OpenIntent, Payload, Seq, WallNanos, WriterEvent, WriterId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A chain as it was found.
 pub(crate) struct Scanned {
@@ -29,6 +30,8 @@ pub(crate) struct Scanned {
     pub incarnation: u64,
     /// The newest frame; zeros: none.
     pub frame: Hash,
+    /// Where it is: segment, offset, length.
+    newest: Option<(u64, u64, usize)>,
     pub tree: Tree<Sha3>,
     pub open: BTreeMap<Seq, OpenIntent>,
     pub key: Option<(u64, String)>,
@@ -57,6 +60,28 @@ impl Torn {
     }
 }
 
+impl Scanned {
+    /// Makes durable what may only be written: the newest frame, and a torn tail whose hash will be recorded. The
+    /// process that wrote them may have ended before its sync, or after a failed one, and then the system may hold them
+    /// for synced: so they are written again first.
+    pub(crate) fn settle(&self, disk: &dyn Disk, writer: &WriterId) -> Result<(), DiskError> {
+        let mut touched = BTreeSet::new();
+        // What is signed was synced before.
+        if let Some((segment, offset, length)) = self.newest.filter(|_| self.tree.size() > self.signed) {
+            let path = segment_path(writer, segment);
+            let bytes = disk.read_at(&path, offset, length)?;
+            disk.write_at(&path, offset, &bytes)?;
+            touched.insert(path);
+        }
+        if let Some(torn) = &self.torn {
+            let path = segment_path(writer, torn.segment);
+            disk.write_at(&path, torn.offset, &torn.bytes)?;
+            touched.insert(path);
+        }
+        touched.iter().try_for_each(|path| disk.sync(path))
+    }
+}
+
 /// What most of a segment's tail looks like.
 const TAIL_WINDOW: &[u8] = &[0; 1 << 18];
 
@@ -79,6 +104,7 @@ pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Res
         length: 0,
         incarnation: 0,
         frame: Hash::default(),
+        newest: None,
         tree: Tree::new(),
         open: BTreeMap::new(),
         key: None,
@@ -180,6 +206,7 @@ impl Scan<'_> {
                 self.entry(entry, leaf, number, offset)?;
             }
             (previous, self.found.frame) = (frame.hash, frame.hash);
+            self.found.newest = Some((number, offset, frame.total));
             self.found.wall = self.found.wall.max(frame.wall);
         }
         let at = frames.offset();

@@ -65,6 +65,8 @@ struct State {
     syncs: u64,
     stopped: bool,
     full: bool,
+    /// Planned faults that an operation ran into.
+    met: u64,
 }
 
 /// A disk in memory. Clones share it.
@@ -102,6 +104,16 @@ impl SimDisk {
     /// How many of them were `sync`s of file content.
     pub fn syncs(&self) -> u64 {
         self.state().syncs
+    }
+
+    /// How many planned faults operations ran into.
+    pub fn faults_met(&self) -> u64 {
+        self.state().met
+    }
+
+    /// Whether the machine has stopped: nothing works any more.
+    pub fn has_stopped(&self) -> bool {
+        self.state().stopped
     }
 
     /// From now on the disk is full, or has room again: what needs new room fails with `StorageFull`.
@@ -171,6 +183,7 @@ impl SimDisk {
         let number = state.operations;
         state.operations += 1;
         let fault = state.faults.get(&number).copied();
+        state.met += u64::from(fault.is_some() && !state.stopped);
         if state.stopped || fault == Some(Fault::StopBefore) {
             state.stopped = true;
             return Err(error(io::Error::other("the machine has stopped")));

@@ -2,13 +2,13 @@
 
 use super::{Files, Finding, Random};
 use crate::{
-    Chain, ChainOptions, EntryBytes, blob_ref, control, encode, put_blob,
+    Chain, ChainOptions, EntryBytes, blob_ref, control, put_blob,
     sim::{FakeSigner, Fault, SimDisk, fake_genesis},
     verify::keep,
 };
 use custody_model::{
-    CatalogChange, ControlSeq, DatasetId, Denied, Entry, EntryId, Hash, Measure, Outcome, Payload, PolicyBundleRecord,
-    ReadIntent, ReadOutcome, Reason, Verb, WallNanos, WriterId,
+    CatalogChange, ControlSeq, DatasetId, Denied, EntryId, Hash, Payload, PolicyBundleRecord, ReadIntent, ReadOutcome,
+    WallNanos, WriterId,
 };
 use uuid::Uuid;
 
@@ -222,25 +222,7 @@ impl Making<'_> {
     }
 
     fn entry(&mut self, payload: Payload, reference: Option<EntryId>, control: u64) -> Result<EntryBytes, Finding> {
-        let id = uuid::Builder::from_random_bytes({
-            let mut id = [0; 16];
-            id.copy_from_slice(&self.random.bytes()[..16]);
-            id
-        });
-        let entry = Entry {
-            id: EntryId(id.into_uuid()),
-            wall: self.now(),
-            reference,
-            control_seq: ControlSeq(control),
-            trace: None,
-            actor: None,
-            verb: Verb::Read,
-            targets: vec![],
-            outcome: Outcome::Success,
-            reason: Reason::default(),
-            measure: Measure::default(),
-            payload,
-        };
-        encode(&entry).map(|e| e.entry).map_err(|e| Finding(e.to_string()))
+        let now = self.now();
+        super::entry(self.random, now, payload, reference, control)
     }
 }

@@ -8,13 +8,16 @@
 mod forge;
 mod ledgers;
 pub mod mutations;
+pub mod schedules;
 
 use crate::{
     disk::{Disk, DiskError},
+    format::{EntryBytes, encode},
     sim::SimDisk,
     tree::{Sha3, TreeHash},
     verify::{Source, Unreadable},
 };
+use custody_model::{ControlSeq, Entry, EntryId, Measure, Outcome, Payload, Reason, Verb, WallNanos};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -71,6 +74,33 @@ impl Random {
         let parts = [self.number(), self.number(), self.number(), self.number()].map(u64::to_be_bytes);
         Sha3::digest(&[&parts.concat()]).0
     }
+}
+
+/// An entry with little in it, ready to be appended.
+fn entry(
+    random: &mut Random,
+    wall: WallNanos,
+    payload: Payload,
+    reference: Option<EntryId>,
+    control: u64,
+) -> Result<EntryBytes, Finding> {
+    let mut id = [0; 16];
+    id.copy_from_slice(&random.bytes()[..16]);
+    let entry = Entry {
+        id: EntryId(uuid::Builder::from_random_bytes(id).into_uuid()),
+        wall,
+        reference,
+        control_seq: ControlSeq(control),
+        trace: None,
+        actor: None,
+        verb: Verb::Read,
+        targets: vec![],
+        outcome: Outcome::Success,
+        reason: Reason::default(),
+        measure: Measure::default(),
+        payload,
+    };
+    encode(&entry).map(|e| e.entry).map_err(|e| Finding(e.to_string()))
 }
 
 /// Files in memory, cheap to copy and to alter.

@@ -148,8 +148,8 @@ struct Cursor {
     /// What the next frame names as previous hash: the newest frame of its segment, or the segment's header.
     previous: Digest32,
     incarnation: u64,
-    /// What lies beyond the frames of a segment that was left in the middle.
-    left: Option<Left>,
+    /// What lies beyond the frames of segments that were left in the middle, since the last frame.
+    left: Vec<Left>,
 }
 
 /// Bytes beyond the last frame that counts.
@@ -279,7 +279,7 @@ impl Run<'_> {
         match next.reason {
             Reason::Torn | Reason::SyncFailed | Reason::NoSpace => {
                 let torn = next.reason == Reason::Torn;
-                cursor.left = Some(Left { segment: segment.number, at: limit, bytes: beyond.to_vec(), torn });
+                cursor.left.push(Left { segment: segment.number, at: limit, bytes: beyond.to_vec(), torn });
             }
             Reason::First | Reason::Full | Reason::Restart if zeros(beyond) => {}
             Reason::First | Reason::Full | Reason::Restart => {
@@ -357,7 +357,7 @@ impl Run<'_> {
                 }
                 chain.push(entry, facts);
             }
-            if let Err(why) = check_torn(cursor.left.take(), recovery) {
+            if let Err(why) = check_torn(&std::mem::take(&mut cursor.left), recovery) {
                 return self.tampered(place, why);
             }
             if let Some(told) = recovery {
@@ -502,20 +502,23 @@ struct Tile {
     width: usize,
 }
 
-/// What a torn segment held beyond its frames is what the next frame says was put aside.
-fn check_torn(left: Option<Left>, told: Option<Recovery>) -> Result<(), &'static str> {
-    match (left, told) {
-        (None, None) => Ok(()),
-        (None, Some(_)) => Err("an entry tells of a torn tail, its segment does not"),
-        (Some(left), Some(r)) => {
-            let length = usize::try_from(r.length).ok().filter(|n| *n <= left.bytes.len());
-            let said = r.segment == left.segment && r.offset == left.at as u64;
-            match length {
-                Some(n) if said && sha3(&[&left.bytes[..n]]) == r.hash && zeros(&left.bytes[n..]) => Ok(()),
-                _ => Err("an entry tells of another torn tail than the segment before has"),
-            }
-        }
-        (Some(left), None) if left.torn => Err("the segment follows a torn one without telling of it"),
-        (Some(_), None) => Ok(()),
+/// What a torn segment held beyond its frames is what the next frame says was put aside. Where writing that frame failed,
+/// or the machine stopped meanwhile, several segments were left: the entry tells of one.
+fn check_torn(left: &[Left], told: Option<Recovery>) -> Result<(), &'static str> {
+    let Some(told) = told else {
+        return match left.iter().any(|l| l.torn) {
+            true => Err("the segment follows a torn one without telling of it"),
+            false => Ok(()),
+        };
+    };
+    let is_told = |left: &Left| {
+        let length = usize::try_from(told.length).ok().filter(|n| *n <= left.bytes.len());
+        let said = (told.segment, told.offset) == (left.segment, left.at as u64);
+        said && length.is_some_and(|n| sha3(&[&left.bytes[..n]]) == told.hash && zeros(&left.bytes[n..]))
+    };
+    match left {
+        [] => Err("an entry tells of a torn tail, its segment does not"),
+        some if some.iter().any(is_told) => Ok(()),
+        _ => Err("an entry tells of another torn tail than the segment before has"),
     }
 }
