@@ -498,7 +498,20 @@ class Chain:
         self.writer, self.damaged, self.closed = writer, False, False
         self.leaves, self.walls, self.ids, self.control = [], [], [], {}
         self.keys, self.blobs, self.heads = [], [], []
-        self.segments, self.signed = 0, None
+        self.segments, self.signed, self.known = 0, None, {}
+
+    def root(self, start, end):
+        """The root over some entries; those of whole powers of two are worked out once."""
+        length = end - start
+        if length <= 1:
+            return self.leaves[start] if length else sha3(b"")
+        found = self.known.get((start, end))
+        if found is None:
+            middle = start + (1 << ((length - 1).bit_length() - 1))
+            found = sha3(b"\x01", self.root(start, middle), self.root(middle, end))
+            if length >= 64 and length & (length - 1) == 0:
+                self.known[start, end] = found
+        return found
 
     def push(self, entry, facts):
         seq = len(self.leaves)
@@ -651,6 +664,74 @@ class Check:
             chain.segments += 1
             following = headers[i + 1][0] if i + 1 < len(headers) else None
             self.segment(chain, state, header, start, path, following, signed)
+        self.tiles(chain, f"w/{writer}/tile")
+        self.edge(chain, [header for header, _, _ in headers])
+
+    def tiles(self, chain, base):
+        """Tiles are copies of hashes: those that lie within the chain must be equal to it."""
+        for level in filter(str.isdigit, self.list(base)):
+            self.tiles_below(chain, f"{base}/{level}", int(level), 0)
+
+    def tiles_below(self, chain, folder, level, above):
+        for name in self.list(folder):
+            path = f"{folder}/{name}"
+            if re.fullmatch(r"x[0-9]{3}", name):
+                self.tiles_below(chain, path, level, above * 1000 + int(name[1:]))
+            elif re.fullmatch(r"[0-9]{3}\.p", name):
+                for width in filter(re.compile(r"[1-9][0-9]{0,2}\Z").match, self.list(path)):
+                    if int(width) < 256:
+                        self.tile(chain, f"{path}/{width}", level, above * 1000 + int(name[:3]), int(width))
+            elif re.fullmatch(r"[0-9]{3}", name):
+                self.tile(chain, path, level, above * 1000 + int(name), 256)
+
+    def tile(self, chain, path, level, number, width):
+        each = 256**level
+        first = number * 256 * each
+        if first + width * each > len(chain.leaves):
+            return  # written by a live writer after its segments were read, or about entries a crash took
+        data = self.read(path)
+        if data is None:
+            return
+        if len(data) != width * 32:
+            self.tampered(f"`{path}`", "the tile does not have the length that its name says")
+            return
+        for i in range(width):
+            at = first + i * each
+            if chain.root(at, at + each) != data[i * 32 : i * 32 + 32]:
+                place = f"writer {chain.writer} seq {at}" if level == 0 else f"`{path}`"
+                message = "entry does not match its leaf" if level == 0 else f"hash {i} of the tile is not that of its entries"
+                self.tampered(place, message)
+                return
+
+    def edge(self, chain, headers):
+        """Where the next opening begins to read is as the chain says. A ledger may be without."""
+        path = f"w/{chain.writer}/edge"
+        data = self.read(path)
+        if data is None:
+            return
+        try:
+            edge = Cbor.read(data)
+            need(isinstance(edge, dict), "it is not a map")
+            at = next((h for h in headers if h.number == edge.get(1)), None)
+            need(at is not None and at.first_seq <= len(chain.leaves), "it is of no segment")
+            size, peaks, start, levels = at.first_seq, [], 0, []
+            for bit in reversed(range(size.bit_length())):
+                if size >> bit & 1:
+                    peaks.append(chain.root(start, start + (1 << bit)))
+                    start += 1 << bit
+            level = 1
+            while size >> 8 * level:
+                count, each = size >> 8 * level, 1 << 8 * level
+                held = range(count - count % 256, count)
+                levels.append([chain.root(n * each, (n + 1) * each) for n in held])
+                level += 1
+            expected = {0: 1, 1: at.number, 2: size, 3: at.previous_hash, 4: peaks, 5: levels}
+            key = next((key for seq, key in reversed(chain.keys) if seq < size), None)
+            if key is not None:
+                expected.update({6: key[0], 7: key[1]})
+            need(edge == expected, "it says something else")
+        except Bad:
+            self.tampered(f"`{path}`", "not an edge of the chain")
 
     def segment(self, chain, state, header, start, path, following, signed):
         place = f"writer {chain.writer} segment {header.number} offset 0"
@@ -674,9 +755,10 @@ class Check:
             self.stop(place, "the next segment's header says that this one holds nothing")
         state.update(end=SECTOR, previous=header.hash, incarnation=header.incarnation)
         self.frames(chain, state, header, data, limit, following is None, signed)
-        if following is None or limit == SECTOR:
-            return
         beyond = data[limit:]
+        # A segment without frames or bytes behind them changes nothing about what an earlier one left.
+        if following is None or (limit == SECTOR and not any(beyond)):
+            return
         if following.reason in (TORN, SYNC_FAILED, NO_SPACE):
             state["left"].append((header.number, limit, beyond, following.reason == TORN))
         elif any(beyond):
@@ -792,7 +874,7 @@ class Check:
             return
         if note.size > held:
             self.tampered(place, f"ledger holds {held} entries, its checkpoint says {note.size}")
-        elif root(chain.leaves[: note.size]) != note.root:
+        elif chain.root(0, note.size) != note.root:
             self.tampered(place, f"the root over {note.size} entries is not the one signed")
         else:
             try:
@@ -930,7 +1012,7 @@ class Check:
                 place, other = f"writer {chain.writer} seq {seq}", chains.get(writer)
                 if other is None:
                     self.tampered(place, f"writer {writer}, whose head the entry holds, is missing")
-                elif not other.damaged and (size > len(other.leaves) or root(other.leaves[:size]) != digest):
+                elif not other.damaged and (size > len(other.leaves) or other.root(0, size) != digest):
                     self.tampered(f"writer {writer}", f"not a continuation of its head of size {size} in {place}")
 
     # -------------------------------------------------- outside memory
@@ -992,7 +1074,7 @@ class Check:
         if note.size > held:
             self.tampered(place, f"ledger holds {held} entries, the checkpoint in `{name}` says {note.size}")
             return None
-        if root(chain.leaves[: note.size]) != note.root:
+        if chain.root(0, note.size) != note.root:
             self.tampered(place, f"not a continuation of the checkpoint of size {note.size} in `{name}`")
             return None
         try:

@@ -8,10 +8,14 @@
 //! Each segment's first entry is a `writer` entry that lists open reads; after a failed sync the entries that are
 //! appended again come before it, because a reader may have seen them under their seqs.
 //!
-//! Deliberately absent: tiles, segments prepared ahead and the reserve, merging of heads.
+//! Before a checkpoint, tiles that have become whole are stored; after the first checkpoint of a segment its edge, from
+//! which the next opening reads.
+//!
+//! Deliberately absent: segments prepared ahead and the reserve, merging of heads.
 
 use crate::{
     disk::{Disk, DiskError, DiskLock},
+    edge::{Edge, edge_path},
     format::{Effect, EncodeError, EntryBytes, MAX_ENTRY_BYTES, encode},
     keys::{Genesis, KeyError, SignFailed, Signer},
     note::{Checkpoint, NoteSignature, SignedNote, writer_origin},
@@ -20,6 +24,7 @@ use crate::{
         BLOCK_BYTES, SegmentHeader, SegmentReason, checkpoint_path, frame_bytes, frame_length, leaves_root,
         segment_path, writer_folder,
     },
+    tiles::{Tiles, tile_path},
     tree::{Sha3, Tree, TreeHash, TreeSize},
 };
 use custody_model::{
@@ -278,6 +283,9 @@ pub struct Chain<D> {
     /// The newest frame.
     frame: Hash,
     tree: Tree<Sha3>,
+    tiles: Tiles,
+    /// How things stood when the present segment began, until it is stored.
+    begun: Option<Edge>,
     open: BTreeMap<Seq, OpenIntent>,
     /// Epoch and verifier key of the newest `key` entry.
     key: Option<(u64, String)>,
@@ -338,6 +346,8 @@ impl<D: Disk> Chain<D> {
             previous: Hash::default(),
             frame: found.frame,
             tree: found.tree,
+            tiles: found.tiles,
+            begun: None,
             open: found.open,
             key: found.key,
             signed: found.signed,
@@ -396,9 +406,27 @@ impl<D: Disk> Chain<D> {
         let signature = signer.sign(text.as_bytes())?.to_vec();
         let line = NoteSignature { name: key.name().to_string(), id: key.id(), signature };
         let note = SignedNote::new(text, vec![line]);
+        self.store_tiles()?;
         self.disk.publish(&checkpoint_path(&self.options.writer), &note.to_bytes())?;
         self.signed = self.size();
+        // Whoever opens the chain next reads from here, where this succeeds.
+        let size = self.size();
+        if let Some(edge) = self.begun.take_if(|edge| edge.key.is_some() && edge.tree.size() < size) {
+            self.disk.publish(&edge_path(&self.options.writer), &edge.to_bytes())?;
+        }
         Ok(note)
+    }
+
+    /// Stores tiles that have become whole. One that is there already, from before a crash, has the same bytes.
+    fn store_tiles(&mut self) -> Result<(), DiskError> {
+        while let Some(tile) = self.tiles.due.last() {
+            let (path, bytes) = (tile_path(&self.options.writer, tile.level, tile.number), tile.bytes());
+            if self.disk.len(&path)? != Some(bytes.len() as u64) {
+                self.disk.publish(&path, &bytes)?;
+            }
+            self.tiles.due.pop();
+        }
+        Ok(())
     }
 
     /// Ends the chain in order: a `writer close` entry, then a last checkpoint.
@@ -552,6 +580,13 @@ impl<D: Disk> Chain<D> {
             }
             Err(error) => return Err(self.poison(&error)),
         }
+        self.begun = Some(Edge {
+            segment: number,
+            frame: self.frame,
+            tree: self.tree.clone(),
+            tiles: Tiles { due: vec![], ..self.tiles.clone() },
+            key: self.key.clone(),
+        });
         (self.number, self.salt, self.offset, self.previous) = (number, salt, BLOCK_BYTES as u64, header.hash());
         Ok(())
     }
@@ -577,7 +612,7 @@ impl<D: Disk> Chain<D> {
         self.wall = self.wall.max(now);
         let mut appended = Vec::with_capacity(entries.len());
         for ((entry, leaf), seq) in entries.iter().zip(leaves).zip(first..) {
-            self.tree.push(leaf);
+            self.tiles.push(&mut self.tree, leaf);
             apply(&mut self.open, Seq(seq), entry.id(), entry.effect());
             let receipt = AuditReceipt {
                 log_id: self.log_id,

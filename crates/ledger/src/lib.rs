@@ -11,6 +11,7 @@ mod append;
 pub mod campaign;
 pub mod control;
 mod disk;
+mod edge;
 pub mod format;
 mod frames;
 mod keys;
@@ -25,6 +26,7 @@ mod segment;
 pub mod sim;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod tree;
 pub mod verify;
 

@@ -8,14 +8,16 @@
 use crate::{
     append::{MAX_FRAME_BYTES, OpenRefused, TornTail, apply},
     disk::{Disk, DiskBlobs, DiskError},
+    edge::{Edge, edge_path},
     format::{Effect, decode, peek_two},
     frames::Frames,
     keys::Genesis,
-    note::{Checkpoint, SignedNote, writer_origin},
+    note::{Checkpoint, SignedNote, VerifierKey, writer_origin},
     segment::{
         BLOCK_BYTES, BadHeader, SegmentHeader, checkpoint_path, leaves_root, parse_frame, segment_number, segment_path,
         writer_folder,
     },
+    tiles::Tiles,
     tree::{Sha3, Tree, TreeHash, TreeSize},
 };
 use custody_model::{Hash, Kind, OpenIntent, Payload, Seq, WallNanos, WriterEvent, WriterId};
@@ -33,6 +35,7 @@ pub(crate) struct Scanned {
     /// Where it is: segment, offset, length.
     newest: Option<(u64, u64, usize)>,
     pub tree: Tree<Sha3>,
+    pub tiles: Tiles,
     pub open: BTreeMap<Seq, OpenIntent>,
     pub key: Option<(u64, String)>,
     /// What the newest checkpoint covers.
@@ -97,8 +100,34 @@ struct Scan<'a> {
     reads: Vec<(Seq, Vec<u8>)>,
 }
 
-/// Reads a writer's folder.
+/// Reads a writer's folder: from its newest edge where that leads to what is signed, else from the first entry.
 pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Result<Scanned, OpenRefused> {
+    let checkpoint = load_checkpoint(disk, writer, genesis)?;
+    let Some((checkpoint, note)) = checkpoint else { return scan_from(disk, writer, genesis, None, None) };
+    let edge = disk.read(&edge_path(writer))?.and_then(|bytes| Edge::parse(&bytes));
+    // The key that the edge names has signed, and the signed root is above the edge.
+    let key = |edge: &Edge| edge.key.as_ref().is_some_and(|(_, key)| signed_by(&note, key));
+    let edge = edge.filter(|edge| edge.tree.size() <= checkpoint.size && key(edge));
+    if let Some(edge) = edge {
+        match scan_from(disk, writer, genesis, Some(checkpoint.clone()), Some(edge)) {
+            Err(OpenRefused::CheckpointDisagrees { .. } | OpenRefused::Damaged { .. }) => {}
+            scanned => return scanned,
+        }
+    }
+    scan_from(disk, writer, genesis, Some(checkpoint), None)
+}
+
+fn signed_by(note: &SignedNote, key: &str) -> bool {
+    key.parse::<VerifierKey>().is_ok_and(|key| note.verify(&key).is_ok())
+}
+
+fn scan_from(
+    disk: &dyn Disk,
+    writer: &WriterId,
+    genesis: &Genesis,
+    checkpoint: Option<Checkpoint>,
+    edge: Option<Edge>,
+) -> Result<Scanned, OpenRefused> {
     let found = Scanned {
         number: 0,
         length: 0,
@@ -106,6 +135,7 @@ pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Res
         frame: Hash::default(),
         newest: None,
         tree: Tree::new(),
+        tiles: Tiles::default(),
         open: BTreeMap::new(),
         key: None,
         signed: TreeSize(0),
@@ -113,11 +143,21 @@ pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Res
         closed: true,
         torn: None,
     };
-    let checkpoint = load_checkpoint(disk, writer, genesis)?;
     let mut scan = Scan { disk, writer, log_id: genesis.log_id(), checkpoint, found, last: vec![], reads: vec![] };
     let headers = scan.headers()?;
+    let mut begin = 0;
+    if let Some(edge) = edge {
+        // Numbers begin with 1 and are dense. An edge without its segment is not believed.
+        begin = usize::try_from(edge.segment - 1).unwrap_or(usize::MAX);
+        if begin >= headers.len() {
+            return scan.damaged(edge.segment, 0, "the segment is missing");
+        }
+        (scan.found.frame, scan.found.tree, scan.found.tiles, scan.found.key) =
+            (edge.frame, edge.tree, edge.tiles, edge.key);
+        scan.check_signed()?;
+    }
     let mut ends = vec![];
-    for (index, header) in headers.iter().enumerate() {
+    for (index, header) in headers.iter().enumerate().skip(begin) {
         let limit = headers.get(index + 1).map(|next| next.previous_length);
         let has_frames = scan.segment(header, limit)?;
         ends.push((header, scan.found.length, has_frames));
@@ -133,11 +173,15 @@ pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Res
     scan.finish()
 }
 
-fn load_checkpoint(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Result<Option<Checkpoint>, OpenRefused> {
+fn load_checkpoint(
+    disk: &dyn Disk,
+    writer: &WriterId,
+    genesis: &Genesis,
+) -> Result<Option<(Checkpoint, SignedNote)>, OpenRefused> {
     let Some(bytes) = disk.read(&checkpoint_path(writer))? else { return Ok(None) };
-    let checkpoint = SignedNote::parse(&bytes).and_then(|note| note.checkpoint()).ok();
+    let checkpoint = SignedNote::parse(&bytes).and_then(|note| Ok((note.checkpoint()?, note))).ok();
     let origin = writer_origin(&genesis.warehouse, writer);
-    match checkpoint.filter(|c| c.origin == origin) {
+    match checkpoint.filter(|(c, _)| c.origin == origin) {
         Some(checkpoint) => Ok(Some(checkpoint)),
         None => Err(OpenRefused::CheckpointDamaged(writer.clone())),
     }
@@ -218,16 +262,22 @@ impl Scan<'_> {
         Ok(at > BLOCK_BYTES as u64)
     }
 
-    fn entry(&mut self, bytes: &[u8], leaf: Hash, segment: u64, offset: u64) -> Result<(), OpenRefused> {
-        let seq = Seq(self.found.tree.size().0);
-        self.found.tree.push(leaf);
-        self.last.clear();
-        self.last.extend(bytes);
+    /// At the size that is signed, the root is the one that is signed.
+    fn check_signed(&self) -> Result<(), OpenRefused> {
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|c| c.size == self.found.tree.size())
             && self.found.tree.root() != checkpoint.root
         {
             return Err(OpenRefused::CheckpointDisagrees { writer: self.writer.clone(), size: checkpoint.size.0 });
         }
+        Ok(())
+    }
+
+    fn entry(&mut self, bytes: &[u8], leaf: Hash, segment: u64, offset: u64) -> Result<(), OpenRefused> {
+        let seq = Seq(self.found.tree.size().0);
+        self.found.tiles.push(&mut self.found.tree, leaf);
+        self.last.clear();
+        self.last.extend(bytes);
+        self.check_signed()?;
         let kind = peek_two(bytes).and_then(|(_, kind)| u16::try_from(kind).ok()).and_then(Kind::from_number);
         match kind {
             Some(Kind::ReadIntent | Kind::ReadProgress | Kind::ReadOutcome) => {

@@ -67,6 +67,8 @@ struct State {
     full: bool,
     /// Planned faults that an operation ran into.
     met: u64,
+    /// Bytes handed out by `read_at`.
+    read: u64,
 }
 
 /// A disk in memory. Clones share it.
@@ -109,6 +111,11 @@ impl SimDisk {
     /// How many planned faults operations ran into.
     pub fn faults_met(&self) -> u64 {
         self.state().met
+    }
+
+    /// How many bytes were read.
+    pub fn bytes_read(&self) -> u64 {
+        self.state().read
     }
 
     /// Whether the machine has stopped: nothing works any more.
@@ -273,6 +280,7 @@ impl Disk for SimDisk {
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(file.now.len());
             Some(file.now[start..start.saturating_add(length).min(file.now.len())].to_vec())
         })?;
+        self.state().read += read.as_ref().map_or(0, Vec::len) as u64;
         let source = io::ErrorKind::NotFound.into();
         read.ok_or(DiskError { operation: "read", path: path.to_string(), source })
     }

@@ -119,14 +119,31 @@ impl<H: TreeHash> Tree<H> {
 
     /// Adds one leaf hash at the right.
     pub fn push(&mut self, leaf: Hash) {
+        self.push_seen(leaf, |_, _| ());
+    }
+
+    /// Adds one leaf hash, and shows the hash of every subtree that it completes, with the subtree's height.
+    pub(crate) fn push_seen(&mut self, leaf: Hash, mut seen: impl FnMut(u32, Hash)) {
         let mut hash = leaf;
-        for _ in 0..self.size.trailing_ones() {
+        seen(0, hash);
+        for height in 1..=self.size.trailing_ones() {
             if let Some(left) = self.peaks.pop() {
                 hash = H::node(&left, &hash);
+                seen(height, hash);
             }
         }
         self.peaks.push(hash);
         self.size += 1;
+    }
+
+    /// The tree of `size` leaves whose complete subtrees have these roots, largest first; `None`: it has not so many.
+    pub(crate) fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (size.count_ones() as usize == peaks.len()).then_some(Self { size, peaks, hash: PhantomData })
+    }
+
+    /// Roots of the complete subtrees, largest first.
+    pub(crate) fn peaks(&self) -> &[Hash] {
+        &self.peaks
     }
 
     /// Hashes an entry and adds it; gives its leaf hash.

@@ -31,7 +31,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
-use tree::{Digest32, root, sha3};
+use tree::{Digest32, sha3};
 
 /// Read access to the files below one `ledger/` folder, or to a copy of them. Paths use `/` and are relative to it.
 pub trait Source {
@@ -263,11 +263,11 @@ impl Run<'_> {
             // The walk has said what is wrong; sizes and roots beyond that point are consequences.
             return;
         }
-        let Some(signed) = usize::try_from(note.size).ok().and_then(|n| chain.leaves.get(..n)) else {
+        let Some(signed) = chain.root_at(note.size) else {
             let held = chain.leaves.len();
             return self.tampered(place, format!("ledger holds {held} entries, its checkpoint says {}", note.size));
         };
-        if root(signed) != note.root {
+        if signed != note.root {
             return self.tampered(place, format!("the root over {} entries is not the one signed", note.size));
         }
         if let Err(why) = signatures(log, chain, note) {
@@ -498,7 +498,7 @@ impl Run<'_> {
             self.tampered(place, format!("ledger holds {held} entries, the checkpoint in `{name}` says {}", note.size));
             return None;
         };
-        if root(&chain.leaves[..size]) != note.root {
+        if chain.root_at(note.size) != Some(note.root) {
             self.tampered(place, format!("not a continuation of the checkpoint of size {size} in `{name}`"));
             return None;
         }

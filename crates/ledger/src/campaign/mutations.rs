@@ -1,7 +1,7 @@
 //! Mutations of a sound ledger, each of which the verifier must see, and changes that it must not mind.
 //!
-//! Covered by evidence is every byte of genesis, checkpoints, segments, control objects and blobs that entries name, but
-//! what a failed sync left behind in a segment. A ledger here has no such segment.
+//! Covered by evidence is every byte of genesis, checkpoints, segments, edges, tiles, control objects and blobs that
+//! entries name, but what a failed sync left behind in a segment. A ledger here has no such segment.
 
 use super::{
     Files, Finding, Random,
@@ -307,6 +307,10 @@ fn whole(files: &Files, mutation: Mutation, random: &mut Random) -> Option<(File
     let how = match mutation {
         Mutation::RemoveFile => {
             let (path, _) = some_file(files, random);
+            // A ledger may be without it.
+            if path.ends_with("/edge") {
+                return None;
+            }
             changed.0.remove(&path);
             path
         }
@@ -508,9 +512,7 @@ mod tests {
     #[test]
     fn every_mutation_of_small_and_large_ledgers_is_detected() {
         let mut all = Counts::default();
-        for (number, entries, runs) in
-            [(0, 1_000, 400), (1, 1_000, 400), (2, 100, 1_000), (3, 60, 1_000), (4, 60, 1_000)]
-        {
+        for (number, entries, runs) in [(0, 1_000, 200), (1, 1_000, 200), (2, 100, 800), (3, 60, 800)] {
             let counts = shard(number, entries, runs).unwrap_or_else(|f| panic!("{f}"));
             all.sound += counts.sound;
             for (mutation, count) in counts.mutations {
@@ -519,7 +521,7 @@ mod tests {
             }
         }
         assert_eq!(all.mutations.len(), Mutation::ALL.len(), "{all:?}");
-        assert_eq!(all.mutations.values().map(|(runs, _)| runs).sum::<u64>(), 3_800);
+        assert_eq!(all.mutations.values().map(|(runs, _)| runs).sum::<u64>(), 2_000);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use custody_model::WriterId;
 const WRITER: u64 = 42;
 const FIRST_SEGMENT: u64 = 1;
 const HASHES_IN_A_TILE: usize = 256;
+const BLOCK: usize = 256;
 
 /// Who the ledger is, from its genesis.
 pub(super) struct Log {
@@ -58,6 +59,8 @@ pub(super) struct BlobName {
 pub(super) struct Chain {
     pub(super) writer: WriterId,
     pub(super) leaves: Vec<Digest32>,
+    /// Roots over each 256 leaves: worked out once, so that many roots cost little more than one.
+    blocks: Vec<Digest32>,
     pub(super) walls: Vec<i64>,
     pub(super) ids: Vec<[u8; 16]>,
     /// Control number and seq of each control entry.
@@ -80,6 +83,7 @@ impl Chain {
         Self {
             writer: writer.clone(),
             leaves: vec![],
+            blocks: vec![],
             walls: vec![],
             ids: vec![],
             control: vec![],
@@ -107,14 +111,34 @@ impl Chain {
         self.control.iter().any(|(_, s)| *s == seq)
     }
 
+    /// The root over the first entries; `None`: there are not so many.
     pub(super) fn root_at(&self, size: u64) -> Option<Digest32> {
-        usize::try_from(size).ok().and_then(|n| self.leaves.get(..n)).map(root)
+        usize::try_from(size).ok().filter(|n| *n <= self.leaves.len()).map(|n| self.range_root(0, n))
+    }
+
+    /// The root over some entries: the recursive definition, down to whole blocks.
+    fn range_root(&self, from: usize, to: usize) -> Digest32 {
+        let length = to - from;
+        if length == BLOCK
+            && from.is_multiple_of(BLOCK)
+            && let Some(known) = self.blocks.get(from / BLOCK)
+        {
+            return *known;
+        }
+        if length <= BLOCK {
+            return root(&self.leaves[from..to]);
+        }
+        let middle = from + length.next_power_of_two() / 2;
+        sha3(&[&[1], &self.range_root(from, middle), &self.range_root(middle, to)])
     }
 
     fn push(&mut self, entry: &[u8], facts: Facts) {
         let seq = self.leaves.len();
         let at = seq as u64;
         self.leaves.push(leaf(entry));
+        if self.leaves.len().is_multiple_of(BLOCK) {
+            self.blocks.push(root(&self.leaves[seq + 1 - BLOCK..]));
+        }
         self.walls.push(facts.wall);
         self.ids.push(facts.id);
         if CONTROL_KINDS.contains(&facts.kind) {
@@ -179,6 +203,7 @@ impl Run<'_> {
         chain.damaged = self.worst_since(before) > Grade::Notice;
         if !chain.damaged {
             self.check_tiles(&chain);
+            self.check_edge(&chain, &opened);
             chain.damaged = self.worst_since(before) > Grade::Notice;
         }
         chain
@@ -445,7 +470,7 @@ impl Run<'_> {
             }
             for (i, hash) in bytes.chunks(32).enumerate() {
                 let (from, step) = (first as usize + i * per_hash as usize, per_hash as usize);
-                if root(&chain.leaves[from..from + step]) != hash {
+                if chain.range_root(from, from + step) != hash {
                     if tile.level == 0 {
                         self.tampered(Place::seq(&chain.writer, from as u64), "entry does not match its leaf");
                     } else {
@@ -457,6 +482,16 @@ impl Run<'_> {
                     break;
                 }
             }
+        }
+    }
+
+    /// Where the next opening begins to read is as the chain says. A ledger may be without.
+    fn check_edge(&mut self, chain: &Chain, opened: &[Opened]) {
+        let path = format!("w/{}/edge", chain.writer);
+        let Some(bytes) = self.read(&path) else { return };
+        let fine = cbor::read(&bytes).is_ok_and(|edge| is_edge(&edge, chain, opened));
+        if !fine {
+            self.tampered(Place::file(&path), "not an edge of the chain");
         }
     }
 
@@ -493,6 +528,41 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// Whether a writer's `edge` says how its chain stood when a segment began: every field follows from the chain.
+fn is_edge(edge: &Value<'_>, chain: &Chain, opened: &[Opened]) -> bool {
+    let number = |key| edge.get(key).and_then(Value::unsigned);
+    let Some(at) = opened.iter().find(|o| Some(o.number) == number(1)).map(|o| &o.header) else { return false };
+    let Some(size) = usize::try_from(at.first_seq).ok().filter(|n| *n <= chain.leaves.len()) else { return false };
+    // Roots over the largest powers of two, then of what is left.
+    let mut peaks = vec![];
+    let mut from = 0;
+    for power in (0..usize::BITS).rev().map(|bit| 1 << bit).filter(|power| size & power != 0) {
+        peaks.push(chain.range_root(from, from + power));
+        from += power;
+    }
+    let mut levels = vec![];
+    for level in 1.. {
+        let each = HASHES_IN_A_TILE.pow(level);
+        let count = size / each;
+        if count == 0 {
+            break;
+        }
+        let held = count - count % HASHES_IN_A_TILE..count;
+        levels.push(held.map(|n| chain.range_root(n * each, (n + 1) * each)).collect::<Vec<_>>());
+    }
+    let hashes = |value: &Value<'_>| value.items()?.iter().map(Value::hash).collect::<Option<Vec<_>>>();
+    let key = chain.keys.iter().rev().find(|(seq, _)| *seq < at.first_seq).map(|(_, key)| key);
+    number(0) == Some(1)
+        && number(2) == Some(at.first_seq)
+        && edge.get(3).and_then(Value::hash) == Some(at.previous_hash)
+        && edge.get(4).and_then(hashes) == Some(peaks)
+        && edge.get(5).and_then(Value::items).and_then(|l| l.iter().map(hashes).collect::<Option<Vec<_>>>())
+            == Some(levels)
+        && number(6) == key.map(|k| k.epoch)
+        && edge.get(7).and_then(Value::text) == key.map(|k| k.vkey.as_str())
+        && matches!(edge, Value::Map(pairs) if pairs.len() == if key.is_some() { 8 } else { 6 })
 }
 
 struct Tile {

@@ -224,7 +224,8 @@ fn cutting_removing_and_replacing_is_tampering() {
         assert!(other.remove(path), "{path}");
         other
     };
-    for path in disk.paths().into_iter().filter(|p| !p.ends_with("LOCK") && p != "genesis") {
+    // A ledger may be without edges, which only say where opening begins to read.
+    for path in disk.paths().into_iter().filter(|p| !p.ends_with("LOCK") && !p.ends_with("edge") && p != "genesis") {
         let report = check(&gone(&path));
         assert_eq!(report.verdict, Verdict::Tampered, "{path}: {report}");
     }
