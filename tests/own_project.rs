@@ -147,3 +147,20 @@ fn both_commands_of_the_readme_are_those_that_ci_runs() {
     let ci = fs::read_to_string(repository().join(".ci/run")).unwrap();
     assert!(ci.ends_with(test), "the last step of .ci/run is the README's test command");
 }
+
+/// Owner and purposes are the dataset's, not a version's: no new version is needed to take a purpose away.
+#[test]
+fn a_purpose_taken_away_is_taken_from_versions_already_published() {
+    let world = World::published();
+    let view = world.project().join("features/risk_inputs.sql");
+    let ask = "SELECT count(*) > 0 AS any FROM features.risk_inputs VERSION 1";
+    assert_eq!(world.sql("researcher", ask), "any\ntrue\n");
+
+    let text = fs::read_to_string(&view).unwrap();
+    fs::write(&view, text.replace("OWNER hepatology", "OWNER hepatology PURPOSE care")).unwrap();
+    let told = world.run(&["publish", "-m", "for care only"]);
+    assert!(told.err.contains("Unchanged features.risk_inputs@1"), "{}", told.err);
+    let refused = world.run(&["--as", "researcher", "sql", "-c", ask]);
+    assert_eq!(refused.code, 6, "{}", refused.err);
+    assert!(refused.err.contains("C6001"), "{}", refused.err);
+}

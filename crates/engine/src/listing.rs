@@ -1,6 +1,11 @@
 //! What there is to read, as one subject may see it.
 
-use crate::{Engine, pin::all_classes, schema_of, session::Session};
+use crate::{
+    Engine,
+    pin::{all_classes, present},
+    schema_of,
+    session::Session,
+};
 use custody_model::{
     BypassRecord, DatasetKind, DatasetName, Denied, Entry, Outcome, Payload, Problem, Reason, Rung, Verb,
 };
@@ -26,10 +31,11 @@ impl Session {
         self.engine.refresh().await?;
         let mut listed = vec![];
         if self.engine.bundle().is_some() {
-            for dataset in self.engine.catalog().datasets() {
+            let catalog = self.engine.catalog();
+            for dataset in catalog.datasets() {
                 let Some(newest) = dataset.newest() else { continue };
                 let labels: Vec<_> = newest.labels().unwrap_or_default().iter().map(all_classes).collect();
-                let grant = self.decide(newest.definition(), &labels)?;
+                let grant = self.decide(&present(&catalog, newest.definition()), &labels)?;
                 if !grant.visible() {
                     continue;
                 }

@@ -7,7 +7,7 @@ use crate::{
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
 };
-use custody_catalog::Made;
+use custody_catalog::{Catalog, Made};
 use custody_dialect::{ExplainKind, GatedQuery, Reference, Statement as Gated};
 use custody_model::{
     ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, Rung, SourceText,
@@ -123,7 +123,7 @@ impl Session {
         let version = catalog.resolve(name, pin)?;
         Some(Found {
             at: version.table.clone(),
-            definition: Arc::new(version.definition().clone()),
+            definition: Arc::new(present(&catalog, version.definition())),
             labels: version.labels().unwrap_or_default().iter().map(all_classes).collect(),
             storage: match &version.made {
                 Made::Published(publish) => Storage::Version(publish.identity),
@@ -233,6 +233,16 @@ pub(crate) enum Storage {
     Source(custody_model::SourceSnapshot),
     /// Nowhere yet: a plan over it can be made, not run.
     Planned,
+}
+
+/// A version's definition with the owner and purposes that its dataset has now: they govern old versions too.
+pub(crate) fn present(catalog: &Catalog, definition: &DatasetDefinition) -> DatasetDefinition {
+    let mut definition = definition.clone();
+    if let Some(dataset) = catalog.dataset_by_id(definition.id) {
+        definition.owner = dataset.owner().to_string();
+        definition.purposes = dataset.purposes().clone();
+    }
+    definition
 }
 
 /// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes.
