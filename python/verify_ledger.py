@@ -12,6 +12,8 @@ integers (RFC 8032). It gives the same exit codes as `custody ledger verify`:
     verify_ledger.py LEDGER [--since FILE]... [--mirror FOLDER]... [--max-age SECONDS] [--now SECONDS]
                             [--log HASH] [--root-key VKEY] [--format text|json]
     verify_ledger.py LEDGER --keep        print the current checkpoints, to be kept elsewhere for a later --since
+    verify_ledger.py --check-proof FILE --root-key VKEY
+                                          check a proof that stands alone: 0 good, 4 false, 1 no proof
 """
 
 import argparse
@@ -1130,9 +1132,158 @@ def as_json(check):
     }
 
 
+# ---------------------------------------------------------------- proofs that stand alone
+
+
+class False_(Exception):
+    """A proof that contradicts itself or the root key."""
+
+
+def check_proof(data, root_key):
+    """What a proof shows, in words."""
+    root_key, proof = Vkey(root_key), Cbor.read(data)
+    need(isinstance(proof, dict), "not a proof of a kind that is known here")
+    if proof.get(0) == "custody-proof/1" and sorted(proof) == list(range(4)):
+        return check_entry(proof, root_key)
+    if proof.get(0) == "custody-consistency/1" and sorted(proof) == list(range(5)):
+        return check_consistency(proof, root_key)
+    raise Bad("not a proof of a kind that is known here")
+
+
+def check_entry(proof, root_key):
+    need(isinstance(proof[1], bytes) and isinstance(proof[2], list), "a part of the proof is missing")
+    need(len(proof[2]) == 1 and isinstance(proof[2][0], dict), "it has another number of hops than one")
+    hop = proof[2][0]
+    need(sorted(hop) == list(range(6)) and hop[0] == "sha3-256", "its hop is not over SHA3-256")
+    fine = is_hash(hop[1]) and is_number(hop[2]) and is_number(hop[3]) and hashes(hop[4])
+    need(fine, "a part of the proof is missing")
+    note, facts = proof_note(hop[5]), Facts(proof[1])
+    if leaf_hash(proof[1]) != hop[1]:
+        raise False_("the entry does not match its leaf")
+    if note.size != hop[3]:
+        raise False_("the checkpoint is of another size")
+    if included(hop[1], hop[2], hop[3], hop[4]) != note.root:
+        raise False_("its hashes do not lead to the signed root")
+    log, expires = proof_signed(note, proof[3], root_key)
+    if facts.wall > expires + 3600 * SECOND:
+        raise False_("the entry is from after the key expired")
+    return f"entry {hop[2]} of {hop[3]} in `{note.origin}` of ledger {log}"
+
+
+def check_consistency(proof, root_key):
+    older, newer = proof_note(proof[1]), proof_note(proof[2])
+    need(hashes(proof[3]), "a part of the proof is missing")
+    if older.origin != newer.origin:
+        raise False_("the checkpoints are of different chains")
+    log, _ = proof_signed(older, proof[4], root_key)
+    if proof_signed(newer, proof[4], root_key)[0] != log:
+        raise False_("the checkpoints are of different ledgers")
+    if not continues(older, newer, proof[3]):
+        raise False_(f"the checkpoint of size {newer.size} does not continue that of size {older.size}")
+    return f"`{newer.origin}` of ledger {log}: {newer.size} entries continue {older.size}"
+
+
+def hashes(value):
+    return isinstance(value, list) and all(map(is_hash, value))
+
+
+def proof_note(data):
+    need(isinstance(data, bytes), "its checkpoint is not text")
+    return Checkpoint(data.decode("utf-8"))
+
+
+def proof_signed(note, certificates, root_key):
+    """Log and expiry of the key; every signature is by a key that the root vouches for, and there is one at least."""
+    need(isinstance(certificates, list) and all(isinstance(c, bytes) for c in certificates), "it has no key certificates")
+    known, found = [proof_key(Note(c.decode("utf-8")), note.origin, root_key) for c in certificates], None
+    for name, key_id, signature in note.signatures:
+        by = next((k for k in known if k and (k[0].name, k[0].id) == (name, key_id)), None)
+        if by is None:
+            raise False_("a key signed that the root does not vouch for")
+        if not by[0].verifies(note.text, signature):
+            raise False_("the checkpoint does not match its signature")
+        found = by[1:]
+    if found is None:
+        raise False_("nobody signed the checkpoint")
+    return found
+
+
+def proof_key(certificate, origin, root_key):
+    """The key of a certificate for this tree, else None: the root did not sign it, or it is for another."""
+    if len(certificate.signatures) != 1 or certificate.signatures[0][:2] != (root_key.name, root_key.id):
+        return None
+    if not root_key.verifies(certificate.text, certificate.signatures[0][2]):
+        return None
+    lines = certificate.text.split("\n")
+    if len(lines) != 7 or lines[0] != "custody-key/1" or not re.fullmatch(r"[0-9]+", lines[3]):
+        return None
+    warehouse, _, of = origin.partition("/sha3-256/")
+    if of != lines[2] or not WRITER_NAME.match(of) or root_key.name != f"{warehouse}/root":
+        return None
+    if not re.fullmatch(r"[0-9a-f]{64}", lines[1]) or not re.fullmatch(r"-?[0-9]+", lines[5]):
+        return None
+    key = Vkey(lines[4])
+    return (key, lines[1], int(lines[5])) if key.name == origin else None
+
+
+def included(leaf, index, size, path):
+    """The root that a path leads to from a leaf; None: wrong length."""
+    if index >= size:
+        return None
+    if size == 1:
+        return None if path else leaf
+    if not path:
+        return None
+    middle, top = 1 << ((size - 1).bit_length() - 1), path[-1]
+    left = index < middle
+    below = included(leaf, index if left else index - middle, middle if left else size - middle, path[:-1])
+    if below is None:
+        return None
+    return sha3(b"\x01", below, top) if left else sha3(b"\x01", top, below)
+
+
+def continues(older, newer, path):
+    if older.size == newer.size:
+        return not path and older.root == newer.root
+    if older.size == 0:
+        return not path and older.root == sha3(b"")
+    found = older.size < newer.size and both_roots(older.size, newer.size, path, older.root)
+    return found == (older.root, newer.root)
+
+
+def both_roots(old, new, path, known):
+    """Both roots over a subtree; `known` is the old root while the subtree begins where the old tree does."""
+    if old == new:
+        if known is not None:
+            return None if path else (known, known)
+        return (path[0], path[0]) if len(path) == 1 else None
+    if not path:
+        return None
+    middle, top = 1 << ((new - 1).bit_length() - 1), path[-1]
+    if old <= middle:
+        below = both_roots(old, middle, path[:-1], known)
+        return below and (below[0], sha3(b"\x01", below[1], top))
+    below = both_roots(old - middle, new - middle, path[:-1], None)
+    return below and (sha3(b"\x01", top, below[0]), sha3(b"\x01", top, below[1]))
+
+
+def main_proof(path, root_key):
+    try:
+        with open(path, "rb") as file:
+            print(check_proof(file.read(), root_key.strip()))
+        return 0
+    except False_ as e:
+        print(f"false proof: {e}")
+        return 4
+    except (OSError, Bad, UnicodeDecodeError) as e:
+        print(f"cannot check: {e}")
+        return 1
+
+
 def main():
     parser = argparse.ArgumentParser(description="Check a Custody ledger.", allow_abbrev=False)
-    parser.add_argument("ledger", help="the folder that holds `genesis` and `w/`")
+    parser.add_argument("ledger", nargs="?", help="the folder that holds `genesis` and `w/`")
+    parser.add_argument("--check-proof", metavar="FILE", help="check a proof that stands alone, with --root-key")
     parser.add_argument("--since", action="append", default=[], help="a file of kept checkpoints")
     parser.add_argument("--mirror", action="append", default=[], help="a copy of the ledger folder in other hands")
     parser.add_argument("--max-age", type=float, default=300, help="seconds that outside memory may be old")
@@ -1142,6 +1293,12 @@ def main():
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("--keep", action="store_true", help="print the current checkpoints and stop")
     arguments = parser.parse_args()
+    if arguments.check_proof is not None:
+        if arguments.root_key is None:
+            parser.error("--check-proof needs --root-key")
+        return main_proof(arguments.check_proof, arguments.root_key)
+    if arguments.ledger is None:
+        parser.error("which ledger?")
     source = Folder(arguments.ledger)
     try:
         if arguments.keep:

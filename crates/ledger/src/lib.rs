@@ -17,6 +17,7 @@ mod frames;
 mod keys;
 mod note;
 mod proof;
+mod prove;
 mod read;
 mod recover;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use keys::{
 };
 pub use note::{BadNote, BadVerifierKey, Checkpoint, NoteSignature, SignedNote, VerifierKey, writer_origin};
 pub use proof::{ProofInvalid, prove_consistency, prove_inclusion, verify_consistency, verify_inclusion};
+pub use prove::{ProveFailed, Prover};
 pub use read::{Position, ReadFailed, Reader};
 pub use segment::{SEGMENT_FORMAT, SegmentHeader, SegmentReason};
 pub use tree::{LeafIndex, Sha2, Sha3, Tree, TreeHash, TreeSize, root_of};

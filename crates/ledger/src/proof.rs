@@ -4,6 +4,7 @@
 
 use crate::tree::{LeafIndex, TreeHash, TreeSize, root_of};
 use custody_model::Hash;
+use std::ops::Range;
 
 /// A proof that does not hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -34,18 +35,37 @@ pub enum ProofInvalid {
 
 /// The hashes that prove leaf `index` in the tree over `leaves`.
 pub fn prove_inclusion<H: TreeHash>(leaves: &[Hash], index: LeafIndex) -> Result<Vec<Hash>, ProofInvalid> {
-    let (mut low, mut high) = (0, leaves.len());
-    let size = high as u64;
-    let at = usize::try_from(index.0).ok().filter(|i| *i < high);
-    let at = at.ok_or(ProofInvalid::OutOfRange { index: index.0, size })?;
+    inclusion_path(index, TreeSize(leaves.len() as u64), |range| Ok(of_range::<H>(leaves, range)))
+}
+
+/// The hashes that prove that the tree over `leaves` grew out of its first `old` leaves.
+pub fn prove_consistency<H: TreeHash>(leaves: &[Hash], old: TreeSize) -> Result<Vec<Hash>, ProofInvalid> {
+    consistency_path(old, TreeSize(leaves.len() as u64), |range| Ok(of_range::<H>(leaves, range)))
+}
+
+fn of_range<H: TreeHash>(leaves: &[Hash], range: Range<u64>) -> Hash {
+    let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(leaves.len());
+    root_of::<H>(&leaves[at(range.start)..at(range.end)])
+}
+
+/// As [`prove_inclusion`], from the roots over ranges of leaves, however they are had.
+pub(crate) fn inclusion_path<E: From<ProofInvalid>>(
+    index: LeafIndex,
+    size: TreeSize,
+    mut root: impl FnMut(Range<u64>) -> Result<Hash, E>,
+) -> Result<Vec<Hash>, E> {
+    let (mut low, mut high, at) = (0, size.0, index.0);
+    if at >= high {
+        return Err(ProofInvalid::OutOfRange { index: at, size: high }.into());
+    }
     let mut proof = vec![];
     while high - low > 1 {
         let middle = low + (high - low).next_power_of_two() / 2;
         if at < middle {
-            proof.push(root_of::<H>(&leaves[middle..high]));
+            proof.push(root(middle..high)?);
             high = middle;
         } else {
-            proof.push(root_of::<H>(&leaves[low..middle]));
+            proof.push(root(low..middle)?);
             low = middle;
         }
     }
@@ -53,29 +73,34 @@ pub fn prove_inclusion<H: TreeHash>(leaves: &[Hash], index: LeafIndex) -> Result
     Ok(proof)
 }
 
-/// The hashes that prove that the tree over `leaves` grew out of its first `old` leaves.
-pub fn prove_consistency<H: TreeHash>(leaves: &[Hash], old: TreeSize) -> Result<Vec<Hash>, ProofInvalid> {
-    let new = leaves.len() as u64;
-    let m = usize::try_from(old.0).ok().filter(|m| *m <= leaves.len());
-    let m = m.ok_or(ProofInvalid::Shrunk { old: old.0, new })?;
-    if m == 0 || m == leaves.len() {
+/// As [`prove_consistency`], from the roots over ranges of leaves, however they are had.
+pub(crate) fn consistency_path<E: From<ProofInvalid>>(
+    old: TreeSize,
+    new: TreeSize,
+    mut root: impl FnMut(Range<u64>) -> Result<Hash, E>,
+) -> Result<Vec<Hash>, E> {
+    let m = old.0;
+    if m > new.0 {
+        return Err(ProofInvalid::Shrunk { old: m, new: new.0 }.into());
+    }
+    if m == 0 || m == new.0 {
         return Ok(vec![]);
     }
-    let (mut low, mut high, mut whole) = (0, leaves.len(), true);
+    let (mut low, mut high, mut whole) = (0, new.0, true);
     let mut proof = vec![];
     while m != high {
         let middle = low + (high - low).next_power_of_two() / 2;
         if m <= middle {
-            proof.push(root_of::<H>(&leaves[middle..high]));
+            proof.push(root(middle..high)?);
             high = middle;
         } else {
-            proof.push(root_of::<H>(&leaves[low..middle]));
+            proof.push(root(low..middle)?);
             low = middle;
             whole = false;
         }
     }
     if !whole {
-        proof.push(root_of::<H>(&leaves[low..high]));
+        proof.push(root(low..high)?);
     }
     proof.reverse();
     Ok(proof)

@@ -11,6 +11,7 @@
 //! Deliberately absent: repair, file access (see [`Source`]), and any opinion about what entries say beyond their place,
 //! identity and what the ledger's own bookkeeping needs.
 
+mod bundle;
 mod cbor;
 mod chain;
 mod facts;
@@ -20,6 +21,7 @@ mod report;
 mod segment;
 mod tree;
 
+pub use bundle::{NotProven, Proven, check_proof};
 pub use report::{Finding, Grade, Place, Report, Verdict, WriterReport};
 
 use chain::{Chain, Log};
