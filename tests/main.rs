@@ -14,6 +14,7 @@ mod clients;
 mod demo;
 mod ledger;
 mod lineage;
+mod openlineage;
 mod own_project;
 mod publishing;
 mod readers;

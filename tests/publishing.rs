@@ -90,10 +90,10 @@ fn a_killed_publish_leaves_whole_versions_only_whatever_it_wrote_last() {
     assert!(killed >= (most - least) / 4, "{killed} of {} were killed", (most - least) / 2);
 }
 
-/// Every system call that changes a file, as the one before which the process dies: for hours, not for each change.
-/// Needs strace. `CUSTODY_SHARD=i/n` takes every n-th call.
+/// Every system call that changes a file, as the one before which the process dies: a quarter of an hour. Needs strace.
+/// `CUSTODY_SHARD=i/n` takes every n-th call.
 #[test]
-#[ignore = "takes hours; needs strace"]
+#[ignore = "takes a quarter of an hour; needs strace"]
 fn a_killed_publish_leaves_whole_versions_only_at_every_system_call() {
     let complete = published(&World::published());
     let shard = std::env::var("CUSTODY_SHARD").unwrap_or_else(|_| "0/1".into());

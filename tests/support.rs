@@ -183,7 +183,7 @@ impl Drop for Server {
 pub fn python() -> Option<PathBuf> {
     let python = std::env::var_os("CUSTODY_TEST_PYTHON")
         .map_or_else(|| repository().join("target/python/bin/python"), PathBuf::from);
-    let imports = ["-c", "import adbc_driver_flightsql, deltalake, polars, pyarrow.flight"];
+    let imports = ["-c", "import adbc_driver_flightsql, deltalake, jsonschema, polars, pyarrow.flight"];
     if Command::new(&python).args(imports).output().is_ok_and(|o| o.status.success()) {
         return Some(python);
     }

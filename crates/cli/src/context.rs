@@ -84,6 +84,13 @@ impl Context {
         Ok((engine, session))
     }
 
+    /// Ends a command's work on a warehouse: what it did is told to the receiver of lineage events, if there is one.
+    pub(crate) async fn close(&self, engine: &Arc<Engine>) -> Result<(), Problem> {
+        let warehouse = self.root.join(&self.file.project.warehouse);
+        crate::outbox::flush(engine, &self.file.openlineage, &self.root, &warehouse).await;
+        engine.close().await
+    }
+
     /// Who runs this command: the operating system's user, or a declared stand-in.
     pub(crate) fn subject(&self) -> Result<Subject, Problem> {
         let Some(name) = &self.stand_in else {

@@ -8,6 +8,7 @@ mod arguments;
 mod commands;
 mod context;
 mod demo;
+mod outbox;
 mod output;
 mod render;
 mod settings;

@@ -20,6 +20,7 @@ pub(crate) struct ProjectFile {
     pub(crate) serve: ServeSettings,
     pub(crate) sources: SourceSettings,
     pub(crate) limits: LimitSettings,
+    pub(crate) openlineage: OpenLineageSettings,
 }
 
 /// `[project]`
@@ -81,6 +82,26 @@ pub(crate) struct LimitSettings {
     pub(crate) memory_bytes: Option<usize>,
     /// Partitions of a plan.
     pub(crate) partitions: Option<usize>,
+}
+
+/// `[openlineage]`
+#[derive(Deserialize, Debug, Clone)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OpenLineageSettings {
+    /// Where events of runs and reads go: a file, or a receiver's address. None: nowhere.
+    pub(crate) url: Option<String>,
+    /// The roles of `service/openlineage`: policy decides which names it may tell.
+    pub(crate) roles: BTreeSet<String>,
+    /// Its attributes.
+    pub(crate) attributes: BTreeMap<String, BTreeSet<String>>,
+    /// Its purpose.
+    pub(crate) purpose: String,
+}
+
+impl Default for OpenLineageSettings {
+    fn default() -> Self {
+        Self { url: None, roles: BTreeSet::new(), attributes: BTreeMap::new(), purpose: "lineage".into() }
+    }
 }
 
 /// The user's own file: `$XDG_CONFIG_HOME/custody/config.toml`.
@@ -168,6 +189,8 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("serve", "drain_seconds", Kind::Number),
     ("limits", "memory_bytes", Kind::Number),
     ("limits", "partitions", Kind::Number),
+    ("openlineage", "url", Kind::Text),
+    ("openlineage", "purpose", Kind::Text),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -121,7 +121,7 @@ impl Session {
             Pin::At(time) => self.engine.catalog_at(newest.seq_at(time))?,
         };
         let snapshot = self.engine.snapshot(&catalog)?;
-        let sees = SubjectSees { session: self, catalog: &catalog, grants: RefCell::default() };
+        let sees = sees(self, &catalog);
         let viewer =
             Viewer { principal: self.subject.principal.clone(), roles: self.roles(), ticket: None, sees: &sees };
         let batches = snapshot
@@ -229,8 +229,13 @@ impl Session {
     }
 }
 
+/// What policy lets a subject see under a catalog.
+pub(crate) fn sees<'a>(session: &'a Session, catalog: &'a Catalog) -> SubjectSees<'a> {
+    SubjectSees { session, catalog, grants: RefCell::default() }
+}
+
 /// What policy lets this subject see, decided once a dataset version.
-struct SubjectSees<'a> {
+pub(crate) struct SubjectSees<'a> {
     session: &'a Session,
     catalog: &'a Catalog,
     grants: RefCell<HashMap<ControlSeq, Option<Arc<Grant>>>>,
@@ -238,7 +243,7 @@ struct SubjectSees<'a> {
 
 impl SubjectSees<'_> {
     /// The grant on the version made at this position; none where there is no such version or no decision.
-    fn grant(&self, made_at: ControlSeq) -> Option<Arc<Grant>> {
+    pub(crate) fn grant(&self, made_at: ControlSeq) -> Option<Arc<Grant>> {
         if let Some(known) = self.grants.borrow().get(&made_at) {
             return known.clone();
         }

@@ -10,8 +10,13 @@ use crate::{
 };
 use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
-use custody_model::{ControlSeq, DatasetId, DatasetName, EntryId, Kind, Node, Pin, Seq, WriterId};
-use std::{collections::BTreeMap, sync::Arc};
+use custody_model::{
+    ControlSeq, DatasetId, DatasetName, EntryId, Kind, LineageRecord, Node, Payload, Pin, Seq, StoredEntry, WriterId,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// All system tables at one position. Cloning costs a few reference counts.
 #[derive(Clone, Debug)]
@@ -104,6 +109,36 @@ impl Snapshot {
             lineage::hop(self, &hop, &mut rows)?;
         }
         Ok(concat_batches(&CLOSURE.schema, &rows.finish()?)?)
+    }
+
+    /// Entries from each writer's seq on, control entries once, with the request of an outcome.
+    pub fn entries_from<'a>(
+        &'a self,
+        from: &'a BTreeMap<WriterId, Seq>,
+    ) -> impl Iterator<Item = (&'a StoredEntry, Option<&'a StoredEntry>)> {
+        let mut requests: Option<HashMap<EntryId, &StoredEntry>> = None;
+        let start = |writer: &WriterId| from.get(writer).copied().unwrap_or(Seq(0));
+        let slots = self.chains.iter().flat_map(move |(writer, chain)| {
+            let start = start(writer);
+            chain.entries.iter().filter(move |slot| slot.stored.seq >= start)
+        });
+        slots.map(Arc::as_ref).filter(|slot| self.here(slot)).map(move |slot| {
+            let stored = slot.stored.as_ref();
+            let request = match &stored.entry.payload {
+                Payload::ReadOutcome(_) => {
+                    let all = requests
+                        .get_or_insert_with(|| self.reads().map(|s| (s.stored.entry.id, s.stored.as_ref())).collect());
+                    stored.entry.reference.and_then(|id| all.get(&id).copied())
+                }
+                _ => None,
+            };
+            (stored, request)
+        })
+    }
+
+    /// The lineage that the version made at this position was published with.
+    pub fn lineage_at(&self, made_at: ControlSeq) -> Option<&LineageRecord> {
+        self.lineages.versions.get(&made_at)?.record()
     }
 
     /// Lineage of every version is here, or the missing one is named.

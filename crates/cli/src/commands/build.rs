@@ -40,7 +40,7 @@ pub(crate) async fn plan(context: &Context, args: &SelectArgs) -> Result<Done, F
         readers.push((name.clone(), subject(&name, &declared, purpose, Authentication::Impersonated)));
     }
     let planned = session.plan(&project, &args.select, &readers).await;
-    engine.close().await?;
+    context.close(&engine).await?;
     let views = planned.map_err(|p| Failed::with(p, read_texts(context)))?;
     views.iter().for_each(show);
     let changes = views.iter().any(|v| !v.because.is_empty() || v.contract == Contract::Metadata);
@@ -120,7 +120,7 @@ pub(crate) async fn run(context: &Context, args: &SelectArgs, quiet: bool) -> Re
     let options = PublishOptions { select: args.select.clone(), git_commit, git_dirty, ..PublishOptions::default() };
     let teller = Teller::new(quiet);
     let done = session.run(&project, &options, &|e| teller.tell(&e)).await;
-    engine.close().await?;
+    context.close(&engine).await?;
     done.map_err(|p| Failed::with(p, project.files))?;
     Ok(Done::Well)
 }
@@ -138,7 +138,7 @@ pub(crate) async fn publish(context: &Context, args: &PublishArgs, quiet: bool) 
     };
     let teller = Teller::new(quiet);
     let done = session.publish(&project, &options, &|e| teller.tell(&e)).await;
-    engine.close().await?;
+    context.close(&engine).await?;
     let published = done.map_err(|p| Failed::with(p, project.files))?;
     if published.is_empty() && !quiet {
         eprintln!("nothing changed: nothing computed, nothing published");
@@ -150,7 +150,7 @@ pub(crate) async fn verify(context: &Context, version: &str, deep: bool) -> Resu
     let (name, pin) = super::query::name_and_pin(version)?;
     let (engine, session) = context.session().await?;
     let done = session.verify_version(&name, pin, deep).await;
-    engine.close().await?;
+    context.close(&engine).await?;
     let (at, findings) = done?;
     for finding in &findings {
         out(finding);

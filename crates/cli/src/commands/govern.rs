@@ -36,7 +36,7 @@ pub(crate) async fn policy(context: &Context, command: &PolicyCommand) -> Result
         },
         PolicyCommand::Decide { dataset, role, env, attr } => decide(context, &engine, dataset, role, env, attr).await,
     };
-    engine.close().await?;
+    context.close(&engine).await?;
     done.map_err(|p| Failed::with(p, read_texts(context)))?;
     Ok(Done::Well)
 }
@@ -94,7 +94,7 @@ pub(crate) async fn token(context: &Context, command: &TokenCommand, format: Opt
         }
         TokenCommand::List => list(&session, format).await,
     };
-    engine.close().await?;
+    context.close(&engine).await?;
     done?;
     Ok(Done::Well)
 }

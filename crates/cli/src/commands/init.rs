@@ -39,7 +39,7 @@ pub(crate) async fn open_for_business(context: &Context) -> Result<(), Failed> {
     let session = engine.session(context.subject()?);
     let project = context.project()?;
     let applied = session.apply_policies(&project, "first policies", false).await;
-    engine.close().await?;
+    context.close(&engine).await?;
     applied.map_err(|p| Failed::with(p, project.files))?;
     Ok(())
 }

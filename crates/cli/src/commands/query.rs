@@ -168,7 +168,7 @@ pub(crate) async fn ask(
 ) -> Result<Done, Failed> {
     let (engine, session) = context.session().await?;
     let done = answer(&session, request, format, args).await;
-    engine.close().await?;
+    context.close(&engine).await?;
     done.map_err(|p| Failed::with(p, texts))?;
     Ok(Done::Well)
 }
@@ -189,7 +189,7 @@ async fn asked(context: &Context, request: ReadRequest) -> Result<Vec<arrow::arr
         Ok(read) => read.collect().await,
         Err(problem) => Err(problem),
     };
-    engine.close().await?;
+    context.close(&engine).await?;
     Ok(rows?)
 }
 

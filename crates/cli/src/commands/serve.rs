@@ -23,8 +23,15 @@ pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<Done, Fai
             _ = tokio::signal::ctrl_c() => {}
         }
     };
+    let sending = tokio::spawn(crate::outbox::keep_sending(
+        engine.clone(),
+        context.file.openlineage.clone(),
+        context.root.clone(),
+        context.root.join(&context.file.project.warehouse),
+    ));
     let served = custody_flight::serve(engine.clone(), options, |address| eprintln!("serving {address}"), stop).await;
-    engine.close().await?;
+    sending.abort();
+    context.close(&engine).await?;
     served?;
     Ok(Done::Well)
 }
