@@ -20,11 +20,11 @@ mod text;
 mod view;
 
 #[cfg(test)]
+mod perturb;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tpc;
-#[cfg(test)]
-mod witness;
 
 pub use error::{Refusal, require_exact};
 pub use extract::extract;

@@ -9,15 +9,11 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tpc")
 }
 
-/// The tables of a suite, and its queries by name.
-pub(crate) async fn suite(name: &str) -> (World, Vec<(String, String)>) {
+/// The declarations of a suite, and its queries by name.
+pub(crate) fn files(name: &str) -> (Vec<String>, Vec<(String, String)>) {
     let folder = folder().join(name);
-    let mut world = World::new();
-    for statement in fs::read_to_string(folder.join("schema.sql")).unwrap().split(";\n").map(str::trim) {
-        if !statement.is_empty() {
-            world.declare(statement).await.unwrap();
-        }
-    }
+    let ddl = fs::read_to_string(folder.join("schema.sql")).unwrap();
+    let ddl = ddl.split(";\n").map(|s| s.trim().to_string()).filter(|s| !s.is_empty()).collect();
     let mut queries: Vec<_> = fs::read_dir(&folder)
         .unwrap()
         .map(|e| e.unwrap().path())
@@ -26,11 +22,15 @@ pub(crate) async fn suite(name: &str) -> (World, Vec<(String, String)>) {
         .map(|(name, text)| (name, text.trim().trim_end_matches(';').to_string()))
         .collect();
     queries.sort();
-    (world, queries)
+    (ddl, queries)
 }
 
 async fn golden(name: &str, count: usize) {
-    let (world, queries) = suite(name).await;
+    let (ddl, queries) = files(name);
+    let mut world = World::new();
+    for statement in &ddl {
+        world.declare(statement).await.unwrap();
+    }
     let (mut out, mut exact) = (String::new(), 0);
     for (query, sql) in &queries {
         let plan = world.plan(sql).await.unwrap_or_else(|e| panic!("{query}: {}", e.strip_backtrace()));
