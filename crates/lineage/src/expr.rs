@@ -6,6 +6,7 @@ use crate::{
     Refusal,
     extract::{EnvId, Scope, Walk, lookup},
     flow::{Flow, Relation, SetId},
+    rule::rule,
     text,
 };
 use custody_model::{DeclassificationTarget, Direct, Indirect, Part};
@@ -69,6 +70,7 @@ impl Walk<'_> {
         match expr {
             Expr::Alias(alias) => self.expr(&alias.expr, scope, env),
             Expr::Column(column) => lookup(column, scope).ok_or_else(|| unresolved(column)),
+            Expr::OuterReferenceColumn(..) if !rule!("subquery.outer") => Ok(Flow::default()),
             Expr::OuterReferenceColumn(_, column) => self.outer(column, env).ok_or_else(|| unresolved(column)),
             Expr::Literal(..) | Expr::Placeholder(_) | Expr::LambdaVariable(_) => Ok(Flow::default()),
             Expr::ScalarVariable(..) => {
@@ -159,7 +161,7 @@ impl Walk<'_> {
             if flows.contains(&i) {
                 all = self.sets.merge(all, flow);
             }
-            if decides.contains(&i) {
+            if rule!("function.deciders", decides.contains(&i)) {
                 self.sets.decide(&mut all, Indirect::Conditional, &flow);
             }
         }
@@ -172,7 +174,9 @@ impl Walk<'_> {
         let mut all = self.operands(branches, scope, env)?;
         for condition in case.expr.as_deref().into_iter().chain(case.when_then_expr.iter().map(|(when, _)| &**when)) {
             let flow = self.expr(condition, scope, env)?;
-            self.sets.decide(&mut all, Indirect::Conditional, &flow);
+            if rule!("case.conditions") {
+                self.sets.decide(&mut all, Indirect::Conditional, &flow);
+            }
         }
         Ok(all)
     }
@@ -195,13 +199,13 @@ impl Walk<'_> {
         env: EnvId,
     ) -> Result<Flow, Refusal> {
         let args = self.operands(args.iter().filter(|a| !is_wildcard(a)), scope, env)?;
-        let mut flow = self.sets.aggregate(args);
+        let mut flow = if rule!("aggregate.arguments") { self.sets.aggregate(args) } else { Flow::default() };
         if self.sets.sources(&flow).is_empty() {
             let rows = scope.parts.iter().map(|(_, relation)| relation.rows).collect::<Vec<_>>();
             let rows = self.sets.unite(rows);
             set_direct(&mut flow, Direct::Aggregation, rows);
         }
-        if let Some(filter) = filter {
+        if let Some(filter) = filter.filter(|_| rule!("aggregate.filter")) {
             let by = self.expr(filter, scope, env)?;
             self.sets.decide(&mut flow, Indirect::Conditional, &by);
         }
@@ -216,7 +220,7 @@ impl Walk<'_> {
         scope: &Rc<Scope>,
         env: EnvId,
     ) -> Result<Flow, Refusal> {
-        for sort in sorts {
+        for sort in sorts.iter().filter(|_| rule!("aggregate.order")) {
             let by = self.expr(&sort.expr, scope, env)?;
             self.sets.decide(&mut flow, kind, &by);
         }
@@ -249,7 +253,9 @@ impl Walk<'_> {
         let mut keys = SetId::EMPTY;
         for key in params.partition_by.iter().chain(params.order_by.iter().map(|sort| &sort.expr)) {
             let by = self.expr(key, scope, env)?;
-            self.sets.decide(&mut flow, Indirect::Window, &by);
+            if rule!("window.keys") {
+                self.sets.decide(&mut flow, Indirect::Window, &by);
+            }
             let sources = self.sets.sources(&by);
             keys = self.sets.union(keys, sources);
         }
@@ -267,7 +273,7 @@ impl Walk<'_> {
         let operand = self.expr(operand, scope, env)?;
         let relation = self.subquery(plan, scope, env)?;
         let member = column(&relation, "subquery")?;
-        let flow = self.sets.merge(operand, member);
+        let flow = if rule!("subquery.member") { self.sets.merge(operand, member) } else { operand };
         let mut flow = self.sets.transform(flow);
         self.as_value(&mut flow, &relation);
         Ok(flow)
@@ -290,6 +296,9 @@ impl Walk<'_> {
 
     /// A relation used as a value: what decides its rows decides the value.
     fn as_value(&mut self, flow: &mut Flow, relation: &Relation) {
+        if !rule!("subquery.rows") {
+            return;
+        }
         let dataset = self.sets.unite(relation.dataset);
         let deciders = self.sets.union(dataset, relation.rows);
         self.sets.add(&mut flow.field, Indirect::Conditional, deciders);

@@ -9,6 +9,7 @@ use crate::{
     Leaves, Limits, Refusal,
     flow::{Flow, KINDS, Relation, SetId, Sets},
     node,
+    rule::rule,
     view::{ATOMS, DECIDES},
 };
 use custody_model::{
@@ -304,7 +305,8 @@ impl<'a> Walk<'a> {
         if self.used.work >= works {
             self.used.work = usize::MAX;
         }
-        let free = self.used.frame == usize::MAX && self.used.work == usize::MAX;
+        let bound = self.used.frame != usize::MAX || self.used.work != usize::MAX;
+        let free = !(rule!("memo.environment", bound));
         self.memo.insert((address, if free { bare } else { env }), (relation.clone(), self.used));
         self.used.also(outer);
         self.physical = physical;

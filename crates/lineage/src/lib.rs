@@ -16,6 +16,7 @@ mod extract;
 mod flow;
 mod label;
 mod node;
+mod rule;
 mod text;
 mod view;
 

@@ -8,6 +8,7 @@ use crate::{
     expr::{distinct, set_direct, transformation},
     extract::{EnvId, Scope, Walk},
     flow::{Flow, Relation, SetId},
+    rule::rule,
     text,
 };
 use custody_model::{Atom, DeclassificationTarget, Direct, FieldId, Indirect, Part, TableVersion};
@@ -64,6 +65,9 @@ pub(crate) fn walk(w: &mut Walk<'_>, plan: &LogicalPlan, env: EnvId) -> Result<R
             let input = w.walk(&f.input, env)?;
             let scope = scope_of(&f.input, &input);
             let mut out = (*input).clone();
+            if !rule!("filter") {
+                return Ok(out);
+            }
             let set = w.decides(&mut out, Indirect::Filter, &f.predicate, &scope, env)?;
             w.decider(id, 0, Indirect::Filter, set, || text::of_many([&f.predicate]));
             Ok(out)
@@ -153,12 +157,17 @@ fn ordered(w: &mut Walk<'_>, flow: &mut Flow, input: &Relation) -> bool {
 
 /// Where rows are picked by physical order, what sets it decides them.
 fn promote(w: &mut Walk<'_>, out: &mut Relation, input: &Relation) {
-    let keys = order_below(w, input);
-    w.sets.add(&mut out.dataset, Indirect::Window, keys);
+    if rule!("limit.promotion") {
+        let keys = order_below(w, input);
+        w.sets.add(&mut out.dataset, Indirect::Window, keys);
+    }
 }
 
 /// All columns of all rows decide which rows are alike.
 fn distinct_rows(w: &mut Walk<'_>, out: &mut Relation) {
+    if !rule!("distinct.columns") {
+        return;
+    }
     for flow in out.cols.clone() {
         let sources = w.sets.sources(&flow);
         w.sets.add(&mut out.dataset, Indirect::GroupBy, sources);
@@ -307,7 +316,9 @@ fn aggregate(w: &mut Walk<'_>, a: &Aggregate, id: u32, env: EnvId) -> Result<Rel
     for (i, key) in keys.iter().enumerate() {
         let flow = w.value(key, &scope, env, (id, i as u32))?;
         let sources = w.sets.sources(&flow);
-        w.sets.add(&mut out.dataset, Indirect::GroupBy, sources);
+        if rule!("aggregate.keys") && (rule!("grouping_sets") || !grouping_id) {
+            w.sets.add(&mut out.dataset, Indirect::GroupBy, sources);
+        }
         w.decider(id, i as u32, Indirect::GroupBy, sources, || text::of_many([*key]));
         out.windows = w.sets.union(out.windows, flow.windows);
         out.cols.push(flow);
@@ -369,7 +380,7 @@ fn distinct_on(w: &mut Walk<'_>, d: &DistinctOn, id: u32, env: EnvId) -> Result<
         out.cols.push(w.value(expr, &scope, env, (id, i as u32))?);
     }
     let mut place = 0;
-    for key in &d.on_expr {
+    for key in d.on_expr.iter().filter(|_| rule!("distinct_on.keys")) {
         let set = w.decides(&mut out, Indirect::GroupBy, key, &scope, env)?;
         w.decider(id, place, Indirect::GroupBy, set, || text::of_many([key]));
         place += 1;
@@ -388,7 +399,7 @@ fn sort(w: &mut Walk<'_>, s: &Sort, id: u32, env: EnvId) -> Result<Relation, Ref
     let input = w.walk(&s.input, env)?;
     let scope = scope_of(&s.input, &input);
     let mut out = (*input).clone();
-    for (i, key) in s.expr.iter().enumerate() {
+    for (i, key) in s.expr.iter().enumerate().filter(|_| rule!("sort.keys")) {
         let set = w.decides(&mut out, Indirect::Sort, &key.expr, &scope, env)?;
         w.decider(id, i as u32, Indirect::Sort, set, || text::of_many([&key.expr]));
     }
@@ -430,7 +441,9 @@ fn unnest(w: &mut Walk<'_>, u: &Unnest, id: u32, env: EnvId) -> Result<Relation,
     for (place, from) in lists.iter().enumerate() {
         let flow = *input.cols.get(*from).ok_or_else(|| Refusal::Malformed("Unnest".into()))?;
         let sources = w.sets.sources(&flow);
-        w.sets.add(&mut out.dataset, Indirect::Join, sources);
+        if rule!("unnest.lengths") {
+            w.sets.add(&mut out.dataset, Indirect::Join, sources);
+        }
         out.windows = w.sets.union(out.windows, flow.windows);
         let name = u.input.schema().field(*from).name();
         w.decider(id, place as u32, Indirect::Join, sources, || unnest_text(name));
@@ -465,7 +478,9 @@ fn join(w: &mut Walk<'_>, j: &Join, id: u32, env: EnvId) -> Result<Relation, Ref
     for (l, r) in &j.on {
         for (key, scope) in [(l, &left_first), (r, &right_first)] {
             let set = w.decides(&mut by, Indirect::Join, key, scope, env)?;
-            keys = w.sets.union(keys, set);
+            if rule!("join.keys") {
+                keys = w.sets.union(keys, set);
+            }
         }
     }
     if let Some(filter) = &j.filter {
@@ -486,7 +501,11 @@ fn join(w: &mut Walk<'_>, j: &Join, id: u32, env: EnvId) -> Result<Relation, Ref
     let text = || text::join(&j.on, j.filter.as_ref());
     let (kept, dropped) = match j.join_type {
         JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => {
-            out.cols = left.cols.iter().chain(&right.cols).copied().collect();
+            out.cols = if rule!("join.positions") {
+                left.cols.iter().chain(&right.cols).copied().collect()
+            } else {
+                right.cols.iter().chain(&left.cols).copied().collect()
+            };
             out.dataset = w.sets.merge_deciders(left.dataset, right.dataset);
             w.sets.add(&mut out.dataset, Indirect::Join, keys);
             w.decider(id, 0, Indirect::Join, keys, text);
@@ -497,8 +516,10 @@ fn join(w: &mut Walk<'_>, j: &Join, id: u32, env: EnvId) -> Result<Relation, Ref
     };
     out.cols.clone_from(&kept.cols);
     out.dataset = kept.dataset;
-    let others = w.sets.unite(dropped.dataset);
-    keys = w.sets.union(keys, others);
+    if rule!("semi_join.dropped") {
+        let others = w.sets.unite(dropped.dataset);
+        keys = w.sets.union(keys, others);
+    }
     if matches!(j.join_type, JoinType::LeftMark | JoinType::RightMark) {
         keys = w.sets.union(keys, dropped.rows);
         let mut mark = Flow::default();
@@ -551,7 +572,7 @@ fn recursive(w: &mut Walk<'_>, r: &RecursiveQuery, env: EnvId) -> Result<Relatio
         if r.is_distinct {
             distinct_rows(w, &mut next);
         }
-        if next == *known {
+        if next == *known || !rule!("recursive.fixpoint") {
             return Ok(next);
         }
         known = Rc::new(next);

@@ -138,12 +138,13 @@ impl Bench {
         let runs = runs && !matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::Copy(_));
         let optimised = self.state.optimize(&plan).ok().filter(|_| runs)?;
         let hints = Hints::of(&optimised);
-        Some(Prepared { sql: sql.to_string(), optimised, lineage, hints })
+        Some(Prepared { sql: sql.to_string(), plan, optimised, lineage, hints })
     }
 }
 
 struct Prepared {
     sql: String,
+    plan: LogicalPlan,
     optimised: LogicalPlan,
     lineage: Lineage,
     hints: Hints,
@@ -284,7 +285,7 @@ impl Bench {
         seed: u64,
         effort: Effort,
         count: &mut Count,
-        see: &mut dyn FnMut(&Prepared, Observation),
+        see: &mut dyn FnMut(Observation),
     ) {
         let inputs: BTreeSet<String> = prepared.lineage.inputs.iter().map(|t| t.name.name().to_string()).collect();
         let scanned = |name: &str| inputs.contains(name);
@@ -336,7 +337,7 @@ impl Bench {
                     self.put(name, columns);
                     count.runs += 1;
                     let after = self.run(&prepared.optimised).await;
-                    see(prepared, Observation { change: change.clone(), before: before.clone(), after });
+                    see(Observation { change: change.clone(), before: before.clone(), after });
                 }
             }
             let kept = UInt32Array::from_iter_values((0..data::ROWS as u32).filter(|_| !draw.one_in(4)));
@@ -344,17 +345,17 @@ impl Bench {
             count.runs += 1;
             let after = self.run(&prepared.optimised).await;
             let change = Change { table: name.clone(), field: None };
-            see(prepared, Observation { change, before: before.clone(), after });
+            see(Observation { change, before: before.clone(), after });
             self.put(name, columns.clone());
         }
     }
 
-    /// Observes and judges by the lineage itself.
-    async fn check(&self, prepared: &Prepared, seed: u64, effort: Effort, count: &mut Count) {
+    /// Observes and judges by the lineage itself. Gives what was seen.
+    async fn check(&self, prepared: &Prepared, seed: u64, effort: Effort, count: &mut Count) -> Vec<Observation> {
         let mut seen = vec![];
-        self.observe(prepared, seed, effort, count, &mut |_, observation| seen.push(observation)).await;
-        for observation in seen {
-            match judge(&prepared.lineage, &observation) {
+        self.observe(prepared, seed, effort, count, &mut |observation| seen.push(observation)).await;
+        for observation in &seen {
+            match judge(&prepared.lineage, observation) {
                 Ok(outputs) if observation.change.field.is_some() => count
                     .witnessed
                     .extend(outputs.into_iter().map(|o| (prepared.sql.clone(), observation.change.clone(), o))),
@@ -367,6 +368,7 @@ impl Bench {
                 }
             }
         }
+        seen
     }
 }
 

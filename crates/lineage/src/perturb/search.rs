@@ -5,7 +5,7 @@
 //! `PERTURB_STATE` (`target/perturb.tsv`); begun again, it goes on after the shards that are there.
 
 use super::*;
-use crate::{tests::queries, tpc};
+use crate::{rule, tests::queries, tpc};
 use statements::{Generator, SCHEMA};
 use std::{
     fs::{self, OpenOptions},
@@ -20,20 +20,36 @@ fn generated_schema() -> Vec<String> {
     SCHEMA.map(String::from).to_vec()
 }
 
+/// Goldens are run once; what was seen is then judged by the extractor without each of its rules in turn.
 #[tokio::test]
-async fn whatever_differs_in_a_golden_is_claimed() {
-    let mut count = Count::default();
+async fn whatever_differs_in_a_golden_is_claimed_and_planted_bugs_are_found() {
+    let (mut count, mut seen) = (Count::default(), vec![]);
     for file in FILES {
         let (ddl, queries) = queries(file);
         let bench = Bench::new(&ddl).await;
         for sql in &queries {
             let Some(prepared) = bench.prepare(sql).await else { continue };
-            bench.check(&prepared, 1, Effort { tries: 5, changes: WAYS }, &mut count).await;
+            let observations = bench.check(&prepared, 1, Effort { tries: 5, changes: WAYS }, &mut count).await;
+            seen.push((prepared, observations));
         }
     }
     println!("goldens: {}", count.text());
     assert!(count.violations.is_empty(), "{:#?}", count.violations);
     assert!(count.statements > 100 && count.witnessed.len() * 10 > count.claimed.len() * 8, "{}", count.text());
+
+    let world = World::single();
+    let found = |id: &'static str| {
+        let bad = |prepared: &Prepared, observations: &[Observation]| {
+            let Ok(lineage) = rule::without(id, || world.extract(&prepared.plan)) else { return 0 };
+            observations.iter().filter(|o| judge(&lineage, o).is_err()).count()
+        };
+        seen.iter().map(|(prepared, observations)| bad(prepared, observations)).sum::<usize>()
+    };
+    let all: Vec<_> = rule::IDS.iter().map(|id| (*id, found(id))).collect();
+    println!("planted bugs: {all:?}");
+    let missed: Vec<_> = all.iter().filter(|(_, runs)| *runs == 0).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+    assert!(rule::IDS.is_sorted() && found("nothing") == 0);
 }
 
 /// A shard of generated statements: of some seed, about so many runs.
