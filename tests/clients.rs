@@ -32,6 +32,8 @@ fn foreign_clients_read_with_a_token_and_are_refused_without_a_good_one() {
         pyarrow: a query: 1 rows of region, n
         adbc: a feature version: 52 rows of id, ts, name, national_id, birth_date, sex, bmi, postcode, region, consent
         adbc: a query: 1 rows of region, n
+        adbc: parameters: [{'more': 42, 'later': True}]
+        adbc: parameters of a query: [3, 20, 24, 25, 26, 29, 30, 35, 36]
         pyarrow: no token: FlightUnauthenticatedError: Flight returned unauthenticated error, with message: C3001 no valid token
         adbc: no token: ProgrammingError: UNAUTHENTICATED: [FlightSQL] C3001 no valid token
         pyarrow: expired: FlightUnauthenticatedError: Flight returned unauthenticated error, with message: C3001 no valid token
@@ -54,6 +56,8 @@ fn foreign_clients_read_with_a_token_and_are_refused_without_a_good_one() {
         read,ann,research,features.patient_profile,1,allow,success,1
         read,ann,research,features.patient_profile,1,allow,success,52
         read,ann,research,features.patient_profile,1,allow,success,1
+        read,ann,research,,,allow,success,1
+        read,ann,research,features.patient_profile,1,allow,success,9
     "#]]
     .assert_eq(&world.sql("auditor", reads));
     // Refused in six ways, by pyarrow with its first call; ADBC makes three: information on connecting, prepare, close.

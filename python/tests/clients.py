@@ -39,13 +39,13 @@ def pyarrow_reads(descriptor, token, purpose=None):
         return client.do_get(info.endpoints[0].ticket, options).read_all()
 
 
-def adbc_reads(text, token, purpose=None):
+def adbc_reads(text, token, purpose=None, parameters=None):
     options = {DatabaseOptions.AUTHORIZATION_HEADER.value: f"Bearer {token}"} if token else {}
     if purpose:
         options[f"{DatabaseOptions.RPC_CALL_HEADER_PREFIX.value}x-purpose"] = purpose
     with adbc_driver_flightsql.dbapi.connect(ADDRESS, db_kwargs=options, autocommit=True) as connection:
         with connection.cursor() as cursor:
-            cursor.execute(text)
+            cursor.execute(text, parameters)
             return cursor.fetch_arrow_table()
 
 
@@ -63,6 +63,11 @@ told("pyarrow", "a feature version", lambda: pyarrow_reads(VERSION, TOKENS["good
 told("pyarrow", "a query", lambda: pyarrow_reads(statement(QUERY), TOKENS["good"]))
 told("adbc", "a feature version", lambda: adbc_reads("SELECT * FROM features.patient_profile VERSION 1", TOKENS["good"]))
 told("adbc", "a query", lambda: adbc_reads(QUERY, TOKENS["good"]))
+bound = adbc_reads("SELECT $1 + 1 AS more, now() > TIMESTAMP '2026-01-01T00:00:00Z' AS later", TOKENS["good"], None, [41])
+print(f"adbc: parameters: {bound.to_pylist()}")
+some = "SELECT id FROM features.patient_profile WHERE id <= $1 AND sex = $2 ORDER BY id"
+ids = [row["id"] for row in adbc_reads(some, TOKENS["good"], None, [40, "m"]).to_pylist()]
+print(f"adbc: parameters of a query: {ids}")
 for name, token in TOKENS.items():
     if name == "good":
         continue

@@ -15,6 +15,7 @@ use crate::{
     settings::Settings,
     system::SystemState,
 };
+use chrono::DateTime;
 use custody_catalog::Catalog;
 use custody_dialect::Relations;
 use custody_model::{
@@ -29,6 +30,7 @@ use datafusion::{
     datasource::{empty::EmptyTable, provider_as_source},
     execution::{
         SessionState, SessionStateBuilder, SessionStateDefaults,
+        context::ExecutionProps,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::FairSpillPool,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
@@ -216,6 +218,9 @@ impl Engine {
             pinned.iter().filter_map(|t| t.reference.clone().map(|r| (r, provider_as_source(Arc::clone(&t.provider)))));
         let mut state = self.base.clone();
         state.config_mut().set_extension(decided);
+        // One statement, one time: `now()` and its kin are constants of the plan.
+        let now = DateTime::from_timestamp_nanos(self.clock.now().0);
+        *state.execution_props_mut() = ExecutionProps::new().with_query_execution_start_time(now);
         state
             .register_relation_planner(Arc::new(Relations::new(tables)))
             .map_err(|e| crate::problem::from_datafusion(&e))?;

@@ -17,7 +17,7 @@ use custody_lineage::LineageRow;
 use custody_model::{FieldId, Problem, Rung, TableVersion};
 use datafusion::arrow::{
     array::{ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array},
-    datatypes::SchemaRef,
+    datatypes::{Schema, SchemaRef},
 };
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ use std::sync::Arc;
 pub struct Described {
     /// The schema of the answer.
     pub schema: SchemaRef,
+    /// Names and types of parameters whose values are still to come.
+    pub parameters: SchemaRef,
     /// The entry that recorded the question.
     pub entry: custody_model::EntryRef,
     /// Its id, which the read that follows carries.
@@ -52,9 +54,15 @@ impl Session {
     }
 
     async fn described(&self, request: &ReadRequest, statement: &Statement) -> Result<Described, Problem> {
-        let (schema, entry) = match self.explanation(request, statement).await? {
-            Some((batch, entry)) => (batch.schema(), entry),
-            None => {
+        let mut parameters = Arc::new(Schema::empty());
+        let (schema, entry) = match (self.explanation(request, statement).await?, request) {
+            (Some((batch, entry)), _) => (batch.schema(), entry),
+            (None, ReadRequest::Sql { parameters: None, .. }) => {
+                let (plan, wanted) = self.prepared(statement).await?;
+                parameters = wanted;
+                (plan.schema(), self.metadata_entry(request, statement, Some(&plan))?)
+            }
+            (None, _) => {
                 let plan = self.govern(request, statement).await?;
                 (plan.schema(), self.metadata_entry(request, statement, Some(&plan))?)
             }
@@ -66,6 +74,7 @@ impl Session {
         };
         Ok(Described {
             schema,
+            parameters,
             entry: recorded.entry,
             id: recorded.id,
             versions: statement.pinned.iter().map(|t| t.at.clone()).collect(),

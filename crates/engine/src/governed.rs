@@ -14,9 +14,9 @@ use custody_lineage::{ColumnUse, Leaves, NodeRule, column_roles};
 use custody_model::{Hash, Lineage, Problem, TableVersion};
 use custody_policy::{Barrier, ViewBoundary};
 use datafusion::{
-    arrow::datatypes::SchemaRef,
+    arrow::datatypes::{DataType, Field, Schema, SchemaRef},
     catalog::default_table_source::source_as_provider,
-    common::Column,
+    common::{Column, ScalarValue},
     execution::{SessionState, TaskContext},
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan, UserDefinedLogicalNode},
     physical_plan::{ExecutionPlan, displayable},
@@ -77,9 +77,36 @@ impl Session {
             ReadRequest::Sql { parameters: Some(values), .. } => {
                 drafted.plan.clone().with_param_values(values.clone()).map_err(|e| from_datafusion(&e))?
             }
-            _ => drafted.plan.clone(),
+            _ => match parameters(&drafted.plan)?.as_slice() {
+                [] => drafted.plan.clone(),
+                wanted => {
+                    let names: Vec<_> = wanted.iter().map(|(name, _)| format!("`{name}`")).collect();
+                    return Err(Problem::new(1129, format!("no value was given for {}", names.join(", ")))
+                        .help("prepare the statement and bind its parameters"));
+                }
+            },
         };
         self.finish(Drafted { plan, ..drafted }).await
+    }
+
+    /// The schema of an answer and of the parameters that it needs, where their values are still to come.
+    pub(crate) async fn prepared(&self, statement: &Statement) -> Result<(GovernedPlan, SchemaRef), Problem> {
+        let drafted = self.draft(statement, false).await?;
+        let wanted = parameters(&drafted.plan)?;
+        let nulls = wanted
+            .iter()
+            .map(|(name, data_type)| {
+                let null = ScalarValue::try_new_null(data_type).map_err(|e| from_datafusion(&e))?;
+                Ok((name.trim_start_matches('$').to_string(), null))
+            })
+            .collect::<Result<Vec<_>, Problem>>()?;
+        let plan = match nulls.is_empty() {
+            true => drafted.plan.clone(),
+            false => drafted.plan.clone().with_param_values(nulls).map_err(|e| from_datafusion(&e))?,
+        };
+        let fields: Vec<Field> = wanted.into_iter().map(|(name, t)| Field::new(name, t, true)).collect();
+        let plan = self.finish(Drafted { plan, ..drafted }).await?;
+        Ok((plan, Arc::new(Schema::new(fields))))
     }
 
     /// The unoptimised plan over governed relations, with its lineage.
@@ -119,6 +146,21 @@ impl Session {
 
 pub(crate) fn limits(text: bool) -> custody_lineage::Limits {
     custody_lineage::Limits { text, ..Default::default() }
+}
+
+/// The parameters of a plan in the order of their numbers, then of their names, each with its type.
+fn parameters(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, Problem> {
+    let types = plan.get_parameter_types().map_err(|e| from_datafusion(&e))?;
+    let mut parameters = types
+        .into_iter()
+        .map(|(name, data_type)| match data_type {
+            Some(data_type) => Ok((name, data_type)),
+            None => Err(Problem::new(1129, format!("the type of parameter `{name}` cannot be told"))
+                .help(format!("write `CAST({name} AS …)`"))),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    parameters.sort_by_key(|(name, _)| (name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX), name.clone()));
+    Ok(parameters)
 }
 
 /// What DataFusion would drop of a call, which depends on what kind of function the name is here.

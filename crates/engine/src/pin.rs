@@ -136,7 +136,7 @@ impl Session {
     pub(crate) async fn pin_found(&self, found: Found) -> Result<PinnedTable, Problem> {
         let grant = self.decide(&found.definition, &found.labels)?;
         if !grant.visible() {
-            return Err(not_found(&found.at.name));
+            return Err(not_found(&found.definition.name));
         }
         let storage = self.engine.open_storage(&found.at, &found.definition, &found.storage).await?;
         let fields: Vec<FieldId> = found.definition.columns.iter().map(|c| c.field).collect();
@@ -235,10 +235,11 @@ pub(crate) enum Storage {
     Planned,
 }
 
-/// A version's definition with the owner and purposes that its dataset has now: they govern old versions too.
+/// A version's definition with the name, owner and purposes that its dataset has now: they govern old versions too.
 pub(crate) fn present(catalog: &Catalog, definition: &DatasetDefinition) -> DatasetDefinition {
     let mut definition = definition.clone();
     if let Some(dataset) = catalog.dataset_by_id(definition.id) {
+        definition.name = dataset.name().clone();
         definition.owner = dataset.owner().to_string();
         definition.purposes = dataset.purposes().clone();
     }

@@ -5,7 +5,7 @@
 
 use crate::{
     Engine,
-    pin::{PinnedTable, all_classes, facts, not_found},
+    pin::{PinnedTable, all_classes, facts, not_found, present},
     provider::GovernedTable,
     session::Session,
 };
@@ -253,7 +253,8 @@ impl SubjectSees<'_> {
         let decided = match (version, draft) {
             (Some(v), _) => {
                 let labels: Vec<_> = v.labels().unwrap_or_default().iter().map(all_classes).collect();
-                self.session.decide(v.definition(), &labels).ok()
+                let now = self.session.engine.catalog();
+                self.session.decide(&present(&now, v.definition()), &labels).ok()
             }
             (None, Some(d)) => {
                 let labels: Vec<_> = d.record.labels.iter().map(all_classes).collect();

@@ -195,7 +195,10 @@ impl Door {
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: sealed.into(),
             dataset_schema: schema_bytes(&wire_schema(&described.schema))?,
-            parameter_schema: Bytes::new(),
+            parameter_schema: match described.parameters.fields().is_empty() {
+                true => Bytes::new(),
+                false => schema_bytes(&described.parameters)?,
+            },
         })
     }
 }
