@@ -134,7 +134,7 @@ impl VersionStatus {
     }
 }
 
-/// One version of a dataset. It never changes.
+/// One version of a dataset. What it holds never changes; the classes of its columns follow the policies.
 #[derive(Clone, PartialEq, Debug)]
 pub struct VersionRecord {
     /// Dataset, name and number, the control position that made it, and what it holds.
@@ -149,6 +149,8 @@ pub struct VersionRecord {
     pub by: Principal,
     /// Whether it may be used.
     pub status: VersionStatus,
+    /// Its classes under the newest bundle, where they are not those it came with.
+    pub(crate) relabelled: Option<Arc<Vec<ClassLabel>>>,
 }
 
 impl VersionRecord {
@@ -192,12 +194,13 @@ impl VersionRecord {
         }
     }
 
-    /// The classes that the columns came with, in order; `None` for a source, whose classes are tags alone.
+    /// The classes of the columns by their lineage, in order; `None` for a source, whose classes are tags alone.
     pub fn labels(&self) -> Option<&[ClassLabel]> {
-        self.publish().map(|p| p.labels.as_slice())
+        let came_with = self.publish().map(|p| p.labels.as_slice())?;
+        Some(self.relabelled.as_ref().map_or(came_with, |labels| labels.as_slice()))
     }
 
-    /// The classes that a column came with.
+    /// The classes of a column by its lineage.
     pub fn label(&self, field: FieldId) -> Option<&ClassLabel> {
         let at = self.definition().columns.iter().position(|c| c.field == field)?;
         self.labels()?.get(at)

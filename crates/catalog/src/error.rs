@@ -13,6 +13,9 @@ pub enum FoldError {
         /// The position of the entry offered.
         found: ControlSeq,
     },
+    /// A bundle gives classes to a version that was not published.
+    #[error("no version was published by control entry {0}")]
+    UnknownVersion(ControlSeq),
     /// The kind takes no place in the control order.
     #[error("entry of kind `{}` is not a control entry", .0.word())]
     NotControl(Kind),

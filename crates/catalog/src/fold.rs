@@ -5,7 +5,7 @@ use crate::{
 };
 use custody_model::{
     AdminRecord, AttributeChange, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName,
-    DraftRecord, Entry, EntryId, FieldId, Hash, Node, Payload, Pin, PolicyBundleRecord, Principal, Publish,
+    DraftRecord, Entry, EntryId, FieldId, Hash, Node, Payload, Pin, PolicyBundleRecord, Principal, Publish, Relabelled,
     SourceSnapshot, TableVersion, TokenRecord, ViewRecord, WallMicros, WallNanos,
 };
 use std::{
@@ -400,6 +400,14 @@ impl Catalog {
         if record.epoch != expected {
             return Err(FoldError::EpochNotNext { expected, found: record.epoch });
         }
+        for relabelled in &record.relabelled {
+            let version = self.version_made_at(relabelled.made_at).filter(|v| v.publish().is_some());
+            let version = version.ok_or(FoldError::UnknownVersion(relabelled.made_at))?;
+            check_labels(version.definition(), relabelled.labels.len())?;
+        }
+        for relabelled in &record.relabelled {
+            self.relabel(relabelled);
+        }
         let bundles = Arc::make_mut(&mut self.bundles);
         if let Some(last) = bundles.last_mut() {
             Arc::make_mut(last).to = Some(ControlSeq(header.seq.0 - 1));
@@ -413,6 +421,21 @@ impl Catalog {
             by,
         }));
         Ok(())
+    }
+
+    /// Gives a version other classes, wherever it stands.
+    fn relabel(&mut self, relabelled: &Relabelled) {
+        let Some(version) = self.version_made_at(relabelled.made_at) else { return };
+        let mut version = version.as_ref().clone();
+        version.relabelled = Some(Arc::new(relabelled.labels.clone()));
+        let version = Arc::new(version);
+        if let Some(dataset) = Arc::make_mut(&mut self.datasets).get_mut(&version.table.dataset) {
+            let versions = &mut Arc::make_mut(dataset).versions;
+            for known in versions.iter_mut().filter(|v| v.table.made_at == relabelled.made_at) {
+                *known = version.clone();
+            }
+        }
+        Arc::make_mut(&mut self.made).insert(relabelled.made_at, MadeAt::Version(version));
     }
 
     /// Whether a definition may stand in an entry of these kinds, beside what the catalog holds already.
@@ -441,6 +464,7 @@ impl Catalog {
             entry: header.id,
             by,
             status: VersionStatus::Published,
+            relabelled: None,
         });
         self.define(header, version.definition()).versions.push(version.clone());
         Arc::make_mut(&mut self.made).insert(header.seq, MadeAt::Version(version));

@@ -172,6 +172,7 @@ impl Script {
             blob: BlobRef { hash: hash(0), length: 0 },
             approvers: vec![],
             because: "rules".into(),
+            relabelled: vec![],
         }))
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{bundle_files, engine::CatalogTables, project::Project, publish::renamed, session::Session};
 use custody_model::{
-    CatalogChange, DatasetDefinition, Hash, Outcome, Payload, PolicyBundleRecord, Problem, TokenRecord, Verb,
+    BlobRef, CatalogChange, ControlSeq, DatasetDefinition, Hash, Outcome, Payload, PolicyBundleRecord, Problem,
+    TokenRecord, Verb,
 };
 use custody_policy::Bundle;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -54,15 +55,38 @@ impl Session {
             return Ok(Applied { epoch, hash: bundle.hash(), unchanged: false });
         }
         let blob = self.engine.recorder.put_blob(bundle_files::encode(bundle.files())).await?;
-        let record = PolicyBundleRecord {
-            epoch,
-            hash: bundle.hash(),
-            blob,
-            approvers: vec![self.subject.principal.clone()],
-            because: because.to_string(),
-        };
-        self.control(Verb::Admin, Payload::PolicyBundle(record), vec![]).await?;
+        self.activate(&bundle, epoch, blob, because).await?;
         Ok(Applied { epoch, hash: bundle.hash(), unchanged: false })
+    }
+
+    /// Claims the bundle's place, with the classes that published versions have under it. A version that is published
+    /// in between gets its place first, and its classes are derived too.
+    async fn activate(&self, bundle: &Bundle, epoch: u64, blob: BlobRef, because: &str) -> Result<(), Problem> {
+        for _ in 0..1_000 {
+            self.engine.refresh().await?;
+            let catalog = self.engine.catalog();
+            if catalog.bundle().map_or(1, |b| b.record.epoch + 1) != epoch {
+                return Err(
+                    Problem::new(7107, "other policies were activated meanwhile").help("custody policy apply again")
+                );
+            }
+            let record = PolicyBundleRecord {
+                epoch,
+                hash: bundle.hash(),
+                blob: blob.clone(),
+                approvers: vec![self.subject.principal.clone()],
+                because: because.to_string(),
+                relabelled: self.engine.relabelled(&catalog, bundle, epoch)?,
+            };
+            let mut entry = self.entry(Verb::Admin, Outcome::Success, Payload::PolicyBundle(record));
+            entry.control_seq = ControlSeq(catalog.at().0 + 1);
+            match self.engine.recorder.control(entry).await {
+                Ok(_) => return self.engine.refresh().await,
+                Err(failed) if failed.taken() => {}
+                Err(failed) => return Err(failed.into()),
+            }
+        }
+        Err(Problem::new(7003, "the catalog changes too fast to add to it").help("try again"))
     }
 
     /// Records a token that a door has made. Needs role `admin`.

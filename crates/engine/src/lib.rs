@@ -26,6 +26,7 @@ mod project;
 mod provider;
 mod publish;
 mod read;
+mod relabel;
 mod session;
 mod settings;
 mod system;

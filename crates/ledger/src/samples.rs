@@ -259,6 +259,7 @@ pub(crate) fn payloads() -> Vec<Payload> {
         blob: BlobRef { hash: hash(2), length: 70_000 },
         approvers: vec!["local/ann".into(), "local/bob".into()],
         because: "first".into(),
+        relabelled: vec![],
     }));
     all.extend(RunState::ALL.map(|state| Payload::Run(run(state))));
     let lineage = LineageRecord { identity: hash(7), hash: crate::lineage_hash(&lineage()), lineage: lineage() };

@@ -193,6 +193,17 @@ pub struct PolicyBundleRecord {
     pub approvers: Vec<Principal>,
     /// Why.
     pub because: String,
+    /// Published versions whose columns carry other classes under this bundle's tags and rules.
+    pub relabelled: Vec<Relabelled>,
+}
+
+/// The classes of a published version's columns, derived anew from its lineage.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Relabelled {
+    /// The control position that made the version.
+    pub made_at: ControlSeq,
+    /// By column, in order.
+    pub labels: Vec<ClassLabel>,
 }
 
 /// Where a run stands.

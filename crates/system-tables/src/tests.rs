@@ -275,6 +275,7 @@ fn cli() -> Vec<Arc<StoredEntry>> {
         blob: BlobRef { hash: hash(0), length: 0 },
         approvers: vec!["clinic/ann".into()],
         because: "rules".into(),
+        relabelled: vec![],
     };
     c.add(3, ann, Verb::Admin, Payload::PolicyBundle(bundle));
     c.add(3, ann, Verb::Publish, run(RunState::Started));

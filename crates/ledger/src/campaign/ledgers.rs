@@ -210,7 +210,14 @@ impl Making<'_> {
             let bundle = self.random.bytes().repeat(1 + self.random.below(20));
             let blob = put_blob(&self.disk, &bundle).map_err(|e| e.to_string())?;
             let (hash, because) = (blob_ref(b"x").hash, "why not".to_string());
-            Payload::PolicyBundle(PolicyBundleRecord { epoch: next, hash, blob, approvers: vec![], because })
+            Payload::PolicyBundle(PolicyBundleRecord {
+                epoch: next,
+                hash,
+                blob,
+                approvers: vec![],
+                because,
+                relabelled: vec![],
+            })
         } else {
             let id = DatasetId(Uuid::from_u128(self.random.number().into()));
             let name = "raw.a".parse().map_err(|_| Finding("not a name".into()))?;

@@ -17,8 +17,8 @@ use custody_model::{
     ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName, Denied, DraftRecord, Durability,
     EntryId, FieldId, FileDigest, Hash, HeadRecord, InputRef, KeyRecord, Kind, Lineage, LineageRecord, Measure,
     OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish, Purpose, ReadIntent, ReadOutcome, Reason,
-    RoleSet, RunRecord, RunState, Rung, SealedBox, Seq, SourceKind, SourceSnapshot, Target, TargetColumn, TokenRecord,
-    Verb, ViewRecord, WallNanos, WriterEvent, WriterId,
+    Relabelled, RoleSet, RunRecord, RunState, Rung, SealedBox, Seq, SourceKind, SourceSnapshot, Target, TargetColumn,
+    TokenRecord, Verb, ViewRecord, WallNanos, WriterEvent, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -492,7 +492,8 @@ record! {
         0 jti, 1 revoked, 2 principal, 3 kind, 4 roles, 5 attributes, 6 purposes, 7 audience, 8 expires,
     }
     AdminRecord { 0 principal, 1 roles }
-    PolicyBundleRecord { 0 epoch, 1 hash, 2 blob, 3 approvers, 4 because }
+    PolicyBundleRecord { 0 epoch, 1 hash, 2 blob, 3 approvers, 4 because, 5 relabelled }
+    Relabelled { 0 made_at, 1 labels }
     FileDigest { 0 path, 1 bytes, 2 sha3 }
     InputRef { 0 dataset, 1 version, 2 made_at, 3 content }
     RunRecord {

@@ -112,6 +112,7 @@ fn write_chain(disk: &SimDisk, name: &str, base: u64) -> Result<(), String> {
                 blob,
                 approvers: vec![],
                 because: "why not".into(),
+                relabelled: vec![],
             };
             let bundle = Entry { control_seq: ControlSeq(next), ..entry(number, now, Payload::PolicyBundle(record)) };
             let bundle = encode(&bundle).map_err(|e| e.to_string())?.entry;
