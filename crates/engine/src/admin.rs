@@ -73,7 +73,7 @@ impl Session {
             let record = PolicyBundleRecord {
                 epoch,
                 hash: bundle.hash(),
-                blob: blob.clone(),
+                blob,
                 approvers: vec![self.subject.principal.clone()],
                 because: because.to_string(),
                 relabelled: self.engine.relabelled(&catalog, bundle, epoch)?,

@@ -81,7 +81,7 @@ impl Session {
                 [] => drafted.plan.clone(),
                 wanted => {
                     let names: Vec<_> = wanted.iter().map(|(name, _)| format!("`{name}`")).collect();
-                    return Err(Problem::new(1129, format!("no value was given for {}", names.join(", ")))
+                    return Err(Problem::new(1130, format!("no value was given for {}", names.join(", ")))
                         .help("prepare the statement and bind its parameters"));
                 }
             },
@@ -155,7 +155,7 @@ fn parameters(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, Problem> {
         .into_iter()
         .map(|(name, data_type)| match data_type {
             Some(data_type) => Ok((name, data_type)),
-            None => Err(Problem::new(1129, format!("the type of parameter `{name}` cannot be told"))
+            None => Err(Problem::new(1130, format!("the type of parameter `{name}` cannot be told"))
                 .help(format!("write `CAST({name} AS …)`"))),
         })
         .collect::<Result<Vec<_>, _>>()?;
