@@ -4,6 +4,27 @@
 //! `rule!("id", condition)` is the condition, unless a test has switched `id` off on its thread: then it is `false`. Write
 //! it so that `true` claims more. Outside tests no switch exists.
 
+/// Whether `id` is on: always.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) const fn on(_id: &str) -> bool {
+    true
+}
+
+/// The condition, which a test can force to `false`; see [`mod@crate::rule`].
+macro_rules! rule {
+    ($id:literal) => {
+        $crate::rule::on($id)
+    };
+    ($id:literal, $condition:expr) => {
+        $crate::rule::on($id) && $condition
+    };
+}
+pub(crate) use rule;
+
+#[cfg(test)]
+pub(crate) use switch::{on, without};
+
 /// Every id that `rule!` may name, in order.
 #[cfg(test)]
 pub(crate) const IDS: [&str; 22] = [
@@ -52,24 +73,3 @@ mod switch {
         done
     }
 }
-
-#[cfg(test)]
-pub(crate) use switch::{on, without};
-
-/// Whether `id` is on: always.
-#[cfg(not(test))]
-#[inline(always)]
-pub(crate) const fn on(_id: &str) -> bool {
-    true
-}
-
-/// The condition, which a test can force to `false`; see [`mod@crate::rule`].
-macro_rules! rule {
-    ($id:literal) => {
-        $crate::rule::on($id)
-    };
-    ($id:literal, $condition:expr) => {
-        $crate::rule::on($id) && $condition
-    };
-}
-pub(crate) use rule;
