@@ -46,6 +46,34 @@ fn a_ledger_older_than_what_was_kept_is_tampering() {
 }
 
 #[test]
+fn proofs_hold_without_the_warehouse() {
+    let world = World::published();
+    let path = |name: &str| world.beside(name).to_str().unwrap().to_string();
+    let (kept, key, proof, grown) = (path("kept"), path("root.key"), path("entry.proof"), path("grown.proof"));
+    fs::write(&kept, world.run(&["ledger", "keep"]).code(0)).unwrap();
+    fs::write(&key, world.run(&["ledger", "root-key"]).code(0)).unwrap();
+    world.run(&["--as", "auditor", "ledger", "prove", "cli-0/3", "-o", &proof]).code(0);
+    world.run(&["ledger", "consistency", &kept, "-o", &grown]).code(0);
+    let check = |proof: &str, code| world.run(&["ledger", "check-proof", proof, "--root-key", &key]).code(code);
+    assert!(check(&proof, 0).starts_with("entry 3 of "), "{}", check(&proof, 0));
+    assert!(check(&grown, 0).contains(" entries continue "));
+    // Taking an entry out is a read like any other.
+    let log =
+        world.sql("auditor", "SELECT count(*) AS n FROM system.access.audit WHERE dataset = 'system.ledger.entries'");
+    assert!(log.contains('1') || log.contains('2'), "{log}");
+    let mut bytes = fs::read(&proof).unwrap();
+    assert!(bytes.len() <= 1536, "{} bytes", bytes.len());
+    let last = bytes.len() - 40;
+    bytes[last] ^= 1;
+    fs::write(&proof, bytes).unwrap();
+    check(&proof, 4);
+    fs::write(&proof, "nonsense").unwrap();
+    check(&proof, 1);
+    let told = world.run(&["--as", "auditor", "ledger", "prove", "cli-0/999999", "-o", &proof]);
+    assert_ne!(told.code, 0);
+}
+
+#[test]
 fn a_changed_data_file_is_found() {
     let world = World::published();
     world.run(&["verify", "features.lab_trend@1", "--deep"]).code(0);

@@ -302,6 +302,37 @@ pub(crate) enum LedgerCommand {
     },
     /// Prints the present checkpoints, to be kept elsewhere.
     Keep,
+    /// Writes a proof that an entry is in the ledger, for someone who has neither it nor a server.
+    Prove {
+        /// `writer/seq`, or a receipt.
+        reference: String,
+        /// Where to.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Writes a proof that one checkpoint continues another.
+    Consistency {
+        /// The older checkpoint, as `custody ledger keep` printed it.
+        older: PathBuf,
+        /// The newer one; default: the present one.
+        newer: Option<PathBuf>,
+        /// Whose, where the files hold several writers' checkpoints.
+        #[arg(long)]
+        writer: Option<String>,
+        /// Where to.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Checks a proof; needs no project. 0 good, 4 false, 1 cannot check.
+    CheckProof {
+        /// The proof.
+        proof: PathBuf,
+        /// A file with the ledger's root key.
+        #[arg(long, value_name = "FILE")]
+        root_key: PathBuf,
+    },
+    /// Prints the ledger's root key, to be kept where proofs are checked.
+    RootKey,
     /// Entries, newest last.
     Tail {
         /// `publish`, `read.intent`, …

@@ -8,6 +8,8 @@
 //!   and wakes the waiters; the running sync is the batching window. Checkpoints are signed on that thread after the
 //!   waiters are woken.
 //! - Nothing here decides what an entry says; that is the business of whoever acts.
+//! - A disk that fails or is full refuses what asks for an entry; when it works again the same process goes on, and what it
+//!   owes comes first.
 //!
 //! Deliberately absent: retries of a failed write (the chain does what can be done), and shared memory between processes:
 //! a command and a server beside it share files only.
@@ -87,7 +89,7 @@ pub enum NotAudited {
     /// The disk is full.
     #[error("read refused: the audit ledger cannot record it: {0}")]
     NoSpace(String),
-    /// Writing failed; this process records nothing more.
+    /// Writing failed; nothing is recorded before the disk works again.
     #[error("read refused: the audit ledger cannot record it: {0}")]
     Broken(String),
     /// The recorder has ended.
@@ -123,7 +125,7 @@ impl From<NotAudited> for Problem {
             NotAudited::Slow(_) => (7001, "try again; `custody ledger status` shows how long the disk takes to sync"),
             NotAudited::NoSpace(_) => (7002, "free space on the disk that holds the warehouse, then try again"),
             NotAudited::Broken(_) => {
-                (7004, "check the disk that holds the warehouse, then start the process again: it recovers the ledger")
+                (7004, "check the disk that holds the warehouse; the ledger goes on when it works again")
             }
             NotAudited::Closed => (7005, "try again once the server is up"),
             NotAudited::Durability => (7006, "ask for a policy that accepts entries synced on this machine"),

@@ -180,6 +180,15 @@ pub struct Recovery {
     pub torn: Option<TornTail>,
 }
 
+/// What reviving a chain found of commits that had failed.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Revived {
+    /// Leaf hashes of entries that are durable although their commit failed; they must not be appended again.
+    pub leaves: Vec<Hash>,
+    /// Reads among them that began and were refused: whoever revives the chain ends them.
+    pub begun: Vec<OpenIntent>,
+}
+
 /// Bytes of a frame that was being written when the machine stopped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TornTail {
@@ -294,6 +303,8 @@ pub struct Chain<D> {
     /// Set while the segment must not be written to any more.
     roll: Option<SegmentReason>,
     poisoned: Option<String>,
+    /// What attempts to revive the chain found before one of them succeeds.
+    unheard: Revived,
 }
 
 impl<D: Disk> Chain<D> {
@@ -316,7 +327,7 @@ impl<D: Disk> Chain<D> {
         let writer = &options.writer;
         let lock = disk.lock(&format!("{}/LOCK", writer_folder(writer)))?;
         let lock = lock.ok_or_else(|| OpenRefused::WriterOpen(writer.clone()))?;
-        let found = scan(&disk, writer, genesis)?;
+        let found = scan(&disk, writer, genesis, None)?;
         found.settle(&disk, writer)?;
         let torn = found.torn.as_ref().map(|torn| torn.put_aside(&disk, writer)).transpose()?;
         let reason = match (&torn, found.number) {
@@ -354,6 +365,7 @@ impl<D: Disk> Chain<D> {
             wall: found.wall,
             roll: Some(reason),
             poisoned: None,
+            unheard: Revived::default(),
         };
         let event = torn.map(|t| WriterEvent::Recovery {
             segment: t.segment,
@@ -364,6 +376,47 @@ impl<D: Disk> Chain<D> {
         let own = event.map(|e| chain.own_entry(Payload::Writer(e), now)).transpose()?;
         chain.append(own.as_slice(), now)?;
         Ok((chain, recovery))
+    }
+
+    /// Whether writing failed twice, so that nothing is recorded before [`Chain::revive`] succeeds.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned.is_some()
+    }
+
+    /// Reads a chain that gave up anew, as another process would, and goes on where the disk stands; the lock is kept
+    /// throughout. Entries of the commits that failed may be durable all the same: they are in what this gives.
+    pub fn revive(&mut self, now: WallNanos) -> Result<Revived, OpenRefused> {
+        if self.poisoned.is_none() {
+            return Ok(Revived::default());
+        }
+        let writer = self.options.writer.clone();
+        let found = scan(&self.disk, &writer, &self.genesis, Some((self.size(), self.root())))?;
+        found.settle(&self.disk, &writer)?;
+        let torn = found.torn.as_ref().map(|torn| torn.put_aside(&self.disk, &writer)).transpose()?;
+        let begun = found.open.values().filter(|o| !self.open.contains_key(&o.seq)).cloned();
+        self.unheard.begun.extend(begun);
+        self.unheard.leaves.extend(found.above);
+        self.incarnation = found.incarnation + 1;
+        (self.number, self.offset, self.frame) = (found.number, found.length, found.frame);
+        (self.tree, self.tiles, self.open, self.key) = (found.tree, found.tiles, found.open, found.key);
+        (self.signed, self.wall) = (found.signed, self.wall.max(found.wall));
+        self.begun = None;
+        self.roll = Some(if torn.is_some() { SegmentReason::Torn } else { SegmentReason::Restart });
+        self.poisoned = None;
+        let event = torn.map(|t| WriterEvent::Recovery {
+            segment: t.segment,
+            offset: t.offset,
+            length: t.length,
+            hash: t.hash,
+        });
+        // Where this fails the chain has given up again, and the next attempt finds what there is.
+        let own = event.map(|e| self.own_entry(Payload::Writer(e), now)).transpose();
+        let appended = own.and_then(|own| self.append(own.as_slice(), now));
+        if let Err(failed) = appended {
+            self.poisoned.get_or_insert_with(|| failed.to_string());
+            return Err(failed.into());
+        }
+        Ok(std::mem::take(&mut self.unheard))
     }
 
     /// Makes entries durable, in order, and gives one `Appended` each. All of one frame or none is recorded; a commit

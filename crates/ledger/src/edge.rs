@@ -82,7 +82,7 @@ fn hashes(value: &Value) -> Option<Vec<Hash>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{
         Chain, ChainOptions, Disk, EntryBytes, Recovery,
@@ -126,6 +126,11 @@ mod tests {
             }
         }
         disk
+    }
+
+    /// The bytes of a sound edge.
+    pub(crate) fn some_edge() -> Vec<u8> {
+        long().read("w/serve/edge").unwrap().unwrap()
     }
 
     #[test]

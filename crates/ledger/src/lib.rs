@@ -14,6 +14,8 @@ mod disk;
 mod edge;
 pub mod format;
 mod frames;
+#[cfg(test)]
+mod fuzz;
 mod keys;
 mod note;
 mod proof;
@@ -32,7 +34,7 @@ mod tree;
 pub mod verify;
 
 pub use append::{
-    Appended, AuditReceipt, COMMAND_SEGMENT_BYTES, Chain, ChainOptions, CommitFailed, OpenRefused, Recovery,
+    Appended, AuditReceipt, COMMAND_SEGMENT_BYTES, Chain, ChainOptions, CommitFailed, OpenRefused, Recovery, Revived,
     SERVER_SEGMENT_BYTES, TornTail,
 };
 pub use disk::{Disk, DiskBlobs, DiskError, DiskLock, blob_path, put_blob};

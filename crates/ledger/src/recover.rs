@@ -44,6 +44,8 @@ pub(crate) struct Scanned {
     /// Whether it ends with a `close` entry, or has no entries.
     pub closed: bool,
     pub torn: Option<Torn>,
+    /// Leaf hashes above the size that was known to be durable.
+    pub above: Vec<Hash>,
 }
 
 /// A torn tail, not yet put aside.
@@ -93,6 +95,7 @@ struct Scan<'a> {
     writer: &'a WriterId,
     log_id: Hash,
     checkpoint: Option<Checkpoint>,
+    known: Option<(TreeSize, Hash)>,
     found: Scanned,
     /// The last entry's bytes.
     last: Vec<u8>,
@@ -101,20 +104,26 @@ struct Scan<'a> {
 }
 
 /// Reads a writer's folder: from its newest edge where that leads to what is signed, else from the first entry.
-pub(crate) fn scan(disk: &dyn Disk, writer: &WriterId, genesis: &Genesis) -> Result<Scanned, OpenRefused> {
+/// `known`: a size and root that the caller knows to be durable.
+pub(crate) fn scan(
+    disk: &dyn Disk,
+    writer: &WriterId,
+    genesis: &Genesis,
+    known: Option<(TreeSize, Hash)>,
+) -> Result<Scanned, OpenRefused> {
     let checkpoint = load_checkpoint(disk, writer, genesis)?;
-    let Some((checkpoint, note)) = checkpoint else { return scan_from(disk, writer, genesis, None, None) };
+    let Some((checkpoint, note)) = checkpoint else { return scan_from(disk, writer, genesis, None, known, None) };
     let edge = disk.read(&edge_path(writer))?.and_then(|bytes| Edge::parse(&bytes));
     // The key that the edge names has signed, and the signed root is above the edge.
     let key = |edge: &Edge| edge.key.as_ref().is_some_and(|(_, key)| signed_by(&note, key));
     let edge = edge.filter(|edge| edge.tree.size() <= checkpoint.size && key(edge));
     if let Some(edge) = edge {
-        match scan_from(disk, writer, genesis, Some(checkpoint.clone()), Some(edge)) {
+        match scan_from(disk, writer, genesis, Some(checkpoint.clone()), known, Some(edge)) {
             Err(OpenRefused::CheckpointDisagrees { .. } | OpenRefused::Damaged { .. }) => {}
             scanned => return scanned,
         }
     }
-    scan_from(disk, writer, genesis, Some(checkpoint), None)
+    scan_from(disk, writer, genesis, Some(checkpoint), known, None)
 }
 
 fn signed_by(note: &SignedNote, key: &str) -> bool {
@@ -126,6 +135,7 @@ fn scan_from(
     writer: &WriterId,
     genesis: &Genesis,
     checkpoint: Option<Checkpoint>,
+    known: Option<(TreeSize, Hash)>,
     edge: Option<Edge>,
 ) -> Result<Scanned, OpenRefused> {
     let found = Scanned {
@@ -142,8 +152,10 @@ fn scan_from(
         wall: WallNanos(0),
         closed: true,
         torn: None,
+        above: vec![],
     };
-    let mut scan = Scan { disk, writer, log_id: genesis.log_id(), checkpoint, found, last: vec![], reads: vec![] };
+    let log_id = genesis.log_id();
+    let mut scan = Scan { disk, writer, log_id, checkpoint, known, found, last: vec![], reads: vec![] };
     let headers = scan.headers()?;
     let mut begin = 0;
     if let Some(edge) = edge {
@@ -269,12 +281,20 @@ impl Scan<'_> {
         {
             return Err(OpenRefused::CheckpointDisagrees { writer: self.writer.clone(), size: checkpoint.size.0 });
         }
+        if let Some((size, root)) = self.known.filter(|(size, _)| *size == self.found.tree.size())
+            && self.found.tree.root() != root
+        {
+            return Err(OpenRefused::CheckpointDisagrees { writer: self.writer.clone(), size: size.0 });
+        }
         Ok(())
     }
 
     fn entry(&mut self, bytes: &[u8], leaf: Hash, segment: u64, offset: u64) -> Result<(), OpenRefused> {
         let seq = Seq(self.found.tree.size().0);
         self.found.tiles.push(&mut self.found.tree, leaf);
+        if self.known.is_some_and(|(size, _)| size < self.found.tree.size()) {
+            self.found.above.push(leaf);
+        }
         self.last.clear();
         self.last.extend(bytes);
         self.check_signed()?;
@@ -341,6 +361,9 @@ impl Scan<'_> {
                 return Err(OpenRefused::BelowCheckpoint { holds: holds.0, says: checkpoint.size.0 });
             }
             self.found.signed = checkpoint.size;
+        }
+        if let Some((known, _)) = self.known.filter(|(known, _)| *known > holds) {
+            return Err(OpenRefused::BelowCheckpoint { holds: holds.0, says: known.0 });
         }
         for (seq, bytes) in std::mem::take(&mut self.reads) {
             let Ok(entry) = decode(&bytes, &DiskBlobs(self.disk)) else {

@@ -28,7 +28,8 @@ use chain::{Chain, Log};
 use custody_model::{Hash, WallNanos, WriterId};
 use facts::{Blob, facts, named_blobs};
 use keys::signatures;
-use note::{Checkpoint, split_notes};
+use note::Checkpoint;
+pub use note::split_notes;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,

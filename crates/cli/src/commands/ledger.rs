@@ -9,6 +9,7 @@ use crate::{
 use custody_engine::{VerifyOptions, clock::SystemClock, verify_ledger};
 use custody_model::Problem;
 use datafusion::scalar::ScalarValue;
+use std::path::Path;
 
 pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Option<Format>) -> Result<Done, Failed> {
     let folder = context.root.join(&context.file.project.warehouse).join("ledger");
@@ -16,10 +17,7 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
         LedgerCommand::Verify { since, mirror, max_age } => {
             let mut notes = vec![];
             for path in since {
-                notes.push(std::fs::read_to_string(path).map_err(|e| {
-                    Problem::new(1801, format!("`{}` cannot be read: {e}", path.display()))
-                        .help("custody ledger keep > FILE writes one")
-                })?);
+                notes.push(kept(path)?);
             }
             let options = VerifyOptions { notes, mirrors: mirror.clone(), max_age_seconds: duration(max_age)? };
             let report = verify_ledger(&folder, &options, &SystemClock)?;
@@ -29,6 +27,36 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
         }
         LedgerCommand::Keep => {
             out_raw(&custody_engine::keep_checkpoints(&folder)?);
+            Ok(Done::Well)
+        }
+        LedgerCommand::Prove { reference, output } => {
+            let (writer, seq) = custody_engine::entry_place(reference)?;
+            // Whoever takes an entry out reads it: governed and recorded.
+            let text = "SELECT raw FROM system.ledger.entries WHERE writer = $1 AND seq = $2";
+            let values = vec![ScalarValue::from(writer.as_str()), ScalarValue::Int64(i64::try_from(seq).ok())];
+            let rows = super::query::asked(context, super::query::with(text, values)).await?;
+            let entry = rows.iter().find_map(|batch| match ScalarValue::try_from_array(batch.column(0), 0) {
+                Ok(ScalarValue::Binary(bytes) | ScalarValue::LargeBinary(bytes) | ScalarValue::BinaryView(bytes)) => {
+                    bytes
+                }
+                _ => None,
+            });
+            let entry = entry.ok_or_else(|| {
+                Problem::new(1804, format!("there is no entry {writer}/{seq}, or its bytes are not for you"))
+                    .help("custody ledger tail lists entries")
+            })?;
+            write(output, &custody_engine::prove_entry(&folder, &writer, seq, &entry)?)?;
+            Ok(Done::Well)
+        }
+        LedgerCommand::Consistency { older, newer, writer, output } => {
+            let older = note_of(older, writer.as_deref())?;
+            let newer = newer.as_ref().map(|path| note_of(path, writer.as_deref())).transpose()?;
+            write(output, &custody_engine::prove_consistency(&folder, &older, newer.as_deref())?)?;
+            Ok(Done::Well)
+        }
+        LedgerCommand::CheckProof { proof, root_key } => check_proof(proof, root_key),
+        LedgerCommand::RootKey => {
+            out(&custody_engine::root_key(&folder)?);
             Ok(Done::Well)
         }
         LedgerCommand::Tail { kind, output } => {
@@ -51,6 +79,45 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             .await
         }
     }
+}
+
+/// Checks a proof against a root key, both in files, without a project.
+pub(crate) fn check_proof(proof: &Path, root_key: &Path) -> Result<Done, Failed> {
+    let bytes = std::fs::read(proof).map_err(|e| unreadable(proof, &e))?;
+    let key = std::fs::read_to_string(root_key).map_err(|e| unreadable(root_key, &e))?;
+    let (told, code) = custody_engine::check_proof(&bytes, &key);
+    out(&told);
+    Ok(if code == 0 { Done::Well } else { Done::With(code) })
+}
+
+fn unreadable(path: &Path, e: &std::io::Error) -> Problem {
+    Problem::new(1802, format!("`{}` cannot be read: {e}", path.display()))
+}
+
+fn kept(path: &Path) -> Result<String, Problem> {
+    let text = std::fs::read_to_string(path);
+    text.map_err(|e| {
+        Problem::new(1801, format!("`{}` cannot be read: {e}", path.display()))
+            .help("custody ledger keep > FILE writes one")
+    })
+}
+
+/// The one note in a file, or that of a writer.
+fn note_of(path: &Path, writer: Option<&str>) -> Result<String, Problem> {
+    let text = kept(path)?;
+    let mut notes = custody_engine::split_notes(&text);
+    notes.retain(|note| writer.is_none_or(|w| note.lines().next().is_some_and(|o| o.ends_with(&format!("/{w}")))));
+    match (notes.pop(), notes.is_empty()) {
+        (Some(note), true) => Ok(note),
+        (Some(_), false) => Err(Problem::new(1803, format!("`{}` holds several writers' checkpoints", path.display()))
+            .help("choose one with --writer")),
+        (None, _) => Err(Problem::new(1803, format!("`{}` holds no such checkpoint", path.display()))
+            .help("custody ledger keep > FILE writes them")),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
+    std::fs::write(path, bytes).map_err(|e| Problem::new(1802, format!("`{}` cannot be written: {e}", path.display())))
 }
 
 /// Text as it is: notes are signed bytes.

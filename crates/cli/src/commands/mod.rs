@@ -9,7 +9,7 @@ mod query;
 mod serve;
 
 use crate::{
-    arguments::{Arguments, Command, LineageArgs},
+    arguments::{Arguments, Command, LedgerCommand, LineageArgs},
     context::Context,
     render,
 };
@@ -63,6 +63,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Lineage(LineageArgs { ddl, file: Some(query), .. }) => {
             return query::declared_lineage(ddl, query, arguments.format).await;
         }
+        Command::Ledger(LedgerCommand::CheckProof { proof, root_key }) => return ledger::check_proof(proof, root_key),
         _ => {}
     }
     let context = Context::find(&arguments)?;

@@ -183,7 +183,7 @@ async fn answer(
     output::read(read, format, args).await
 }
 
-async fn asked(context: &Context, request: ReadRequest) -> Result<Vec<arrow::array::RecordBatch>, Failed> {
+pub(crate) async fn asked(context: &Context, request: ReadRequest) -> Result<Vec<arrow::array::RecordBatch>, Failed> {
     let (engine, session) = context.session().await?;
     let rows = match session.read(request).await {
         Ok(read) => read.collect().await,

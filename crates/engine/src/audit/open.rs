@@ -3,8 +3,8 @@
 use super::{NotAudited, RecorderOptions, WriterChoice, damaged, new_id, unreadable};
 use crate::clock::Clock;
 use custody_ledger::{
-    COMMAND_SEGMENT_BYTES, Chain, ChainOptions, Disk, DiskBlobs, DiskError, EntryBytes, EpochSigner, Genesis, KeyError,
-    KeySet, OpenRefused, Reader, Recovery, SERVER_SEGMENT_BYTES, control, encode,
+    COMMAND_SEGMENT_BYTES, Chain, ChainOptions, Disk, DiskBlobs, DiskError, EncodeError, EntryBytes, EpochSigner,
+    Genesis, KeyError, KeySet, OpenRefused, Reader, Recovery, SERVER_SEGMENT_BYTES, control, encode,
 };
 use custody_model::{
     ControlSeq, Entry, Hash, Measure, OpenIntent, Outcome, Payload, Problem, ReadOutcome, Reason, Verb, WallNanos,
@@ -136,22 +136,8 @@ impl Opening {
     }
 
     fn unknown(&self, open: &OpenIntent) -> Result<EntryBytes, Problem> {
-        let now = self.clock.now();
-        let entry = Entry {
-            id: new_id(now),
-            wall: now,
-            reference: Some(open.intent),
-            control_seq: ControlSeq(0),
-            trace: None,
-            actor: None,
-            verb: Verb::Read,
-            targets: vec![],
-            outcome: Outcome::Unknown,
-            reason: Reason::default(),
-            measure: Measure { bytes: Some(open.granted_bytes), upper_bound: true, ..Measure::default() },
-            payload: Payload::ReadOutcome(ReadOutcome { code: Some("unknown_crash".into()) }),
-        };
-        Ok(encode(&entry).map_err(|e| Problem::from(NotAudited::Encode(e)))?.entry)
+        let entry = outcome_of(open, Outcome::Unknown, "unknown_crash", Some(open.granted_bytes), self.clock.now());
+        entry.map_err(|e| Problem::from(NotAudited::Encode(e)))
     }
 
     /// Appends what crashed processes claimed in the control order and did not append.
@@ -175,6 +161,11 @@ impl Opening {
                     .map_err(|e| damaged(format!("control entry {seq} cannot be read: {e}")))?;
                 // Another process may have been faster at this place; its own chain has the entry then.
                 if entry.leaf() == *leaf {
+                    // Seen is not durable yet: whoever claimed it may have ended before its folder was synced.
+                    match control::claim(&self.disk, *seq, &entry) {
+                        Ok(()) | Err(control::Claimed::Taken(_)) => {}
+                        Err(control::Claimed::Disk(e)) => return Err(NotAudited::from(e).into()),
+                    }
                     chain.commit(&[entry], self.clock.now()).map_err(|e| Problem::from(NotAudited::from(e)))?;
                 }
             }
@@ -182,6 +173,36 @@ impl Opening {
         }
         Ok(())
     }
+}
+
+/// The outcome of a read that began and was refused: nothing left.
+pub(super) fn refused(open: &OpenIntent, now: WallNanos) -> Result<EntryBytes, EncodeError> {
+    outcome_of(open, Outcome::Failure, "refused", None, now)
+}
+
+/// An outcome for a read of which no more is known than its intent.
+fn outcome_of(
+    open: &OpenIntent,
+    outcome: Outcome,
+    code: &str,
+    bytes: Option<u64>,
+    now: WallNanos,
+) -> Result<EntryBytes, EncodeError> {
+    let entry = Entry {
+        id: new_id(now),
+        wall: now,
+        reference: Some(open.intent),
+        control_seq: ControlSeq(0),
+        trace: None,
+        actor: None,
+        verb: Verb::Read,
+        targets: vec![],
+        outcome,
+        reason: Reason::default(),
+        measure: Measure { bytes, upper_bound: true, ..Measure::default() },
+        payload: Payload::ReadOutcome(ReadOutcome { code: Some(code.into()) }),
+    };
+    Ok(encode(&entry)?.entry)
 }
 
 /// The orderly end of a chain: `writer close` is the last entry, and signed. Lets go of the chain's lock.

@@ -364,3 +364,45 @@ async fn keys_are_their_owners_only() {
     let first = f.entries("serve").remove(0).entry.payload;
     assert_eq!(first, Payload::Writer(WriterEvent::Open { incarnation: 1, open }));
 }
+
+/// The folder of segments is taken away: the file being written still works, the next segment cannot be made, and
+/// nothing is recorded any more. When it is back, the same recorder goes on: what is owed comes first, and nothing lacks.
+#[tokio::test]
+async fn a_disk_that_works_again_needs_no_restart() {
+    let f = Fixture::new().await;
+    let recorder = f.open(WriterChoice::Cli).await;
+    let (receipt, slot) = recorder.intent(f.intent(64)).await.expect("a receipt");
+    let (folder, away) = (f.folder.path().join("ledger/w/cli-0/seg"), f.folder.path().join("away"));
+    std::fs::rename(&folder, &away).expect("the folder goes");
+    std::fs::write(&folder, "not a folder").expect("a file in its place");
+    let long = || {
+        f.entry(Payload::Denied(Denied { code: "C".repeat(40_000), statement_hash: None, targets: vec![], count: 1 }))
+    };
+    let mut recorded = vec![];
+    let refused = loop {
+        match recorder.record(long()).await {
+            Ok(entry) => recorded.push(entry.entry.seq.0),
+            Err(not) => break not,
+        }
+        assert!(recorded.len() < 100, "a segment of 1 MiB took everything");
+    };
+    assert!(matches!(refused, NotAudited::Broken(_)), "{refused}");
+    let no_read = recorder.intent(f.intent(64)).await.map(|_| ()).expect_err("no read begins");
+    assert!(matches!(no_read, NotAudited::Broken(_)), "{no_read}");
+    slot.close(f.outcome()).await.expect_err("not durable, so not well");
+    std::fs::remove_file(&folder).expect("the file goes");
+    std::fs::rename(&away, &folder).expect("the folder is back");
+    let again = loop {
+        match recorder.intent(f.intent(64)).await {
+            Ok((receipt, slot)) => break (receipt.entry_ref().seq.0, slot),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    again.1.close(f.outcome()).await.expect("an outcome");
+    assert_eq!(f.outcomes(receipt.entry_id()).len(), 1, "what was owed is recorded, once");
+    let entries = f.entries("cli-0");
+    assert_eq!(entries.iter().map(|e| e.seq.0).collect::<Vec<_>>(), (0..entries.len() as u64).collect::<Vec<_>>());
+    assert!(recorded.iter().all(|seq| *seq < again.0));
+    recorder.close().await.expect("an orderly end");
+    f.verdict();
+}

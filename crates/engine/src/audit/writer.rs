@@ -2,7 +2,7 @@
 
 use super::{
     NotAudited,
-    open::{close, random},
+    open::{close, random, refused},
 };
 use crate::clock::Clock;
 use custody_ledger::{Appended, Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
@@ -28,6 +28,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_ENTRIES: u64 = 65_536;
 /// A key this close to its end is replaced before it signs again.
 const KEY_MARGIN_NANOS: i64 = 60 * 1_000_000_000;
+
+/// A chain that gave up is read anew no more often than this.
+const REVIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// What becomes of an entry that the disk has no room for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,8 +66,10 @@ struct Worker {
     signer: EpochSigner,
     clock: Arc<dyn Clock>,
     jobs: mpsc::Receiver<Job>,
-    /// Outcomes that found no room on the disk.
+    /// Outcomes that the disk did not take.
     owed: VecDeque<EntryBytes>,
+    /// When a chain that gave up was last read anew.
+    last_revival: Option<Instant>,
     last_checkpoint: Instant,
 }
 
@@ -88,7 +93,8 @@ pub(super) fn start(
     let failed = |e: std::io::Error| Problem::new(7009, format!("the ledger's thread cannot start: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let owed = VecDeque::new();
-    let mut worker = Worker { chain, keys, signer, clock, jobs, owed, last_checkpoint: Instant::now() };
+    let mut worker =
+        Worker { chain, keys, signer, clock, jobs, owed, last_revival: None, last_checkpoint: Instant::now() };
     let run = move || {
         let end = runtime.block_on(worker.serve());
         match end {
@@ -184,6 +190,7 @@ impl Worker {
 
     /// Makes entries durable, after those that are owed, and tells each waiter.
     fn commit(&mut self, entries: Vec<EntryBytes>, waiters: Vec<(Sort, Waiter)>) {
+        self.revive();
         let owed: Vec<EntryBytes> = self.owed.drain(..).collect();
         let first = owed.len();
         let all: Vec<EntryBytes> = owed.into_iter().chain(entries).collect();
@@ -201,18 +208,42 @@ impl Worker {
         }
     }
 
+    /// Reads a chain that gave up anew, at most once a second: when the disk works again, so does the ledger, without a
+    /// restart. What is durable although its commit failed is not owed any more; a read among it was refused, and its
+    /// outcome says so.
+    fn revive(&mut self) {
+        let again = self.last_revival.is_none_or(|last| last.elapsed() >= REVIVE_EVERY);
+        if !self.chain.is_poisoned() || !again {
+            return;
+        }
+        self.last_revival = Some(Instant::now());
+        let revived = match self.chain.revive(self.clock.now()) {
+            Ok(revived) => revived,
+            Err(e) => return tracing::error!("the ledger cannot go on yet: {e}"),
+        };
+        tracing::warn!("the ledger goes on: its disk works again");
+        self.owed.retain(|entry| !revived.leaves.contains(&entry.leaf()));
+        for open in &revived.begun {
+            match refused(open, self.clock.now()) {
+                Ok(entry) => self.owed.push_back(entry),
+                Err(e) => tracing::error!("the outcome of a refused read cannot be recorded: {e}"),
+            }
+        }
+    }
+
     fn refuse(&mut self, all: Vec<EntryBytes>, first: usize, waiters: Vec<(Sort, Waiter)>, failed: CommitFailed) {
         tracing::error!("{failed}");
-        let no_space = matches!(failed, CommitFailed::NoSpace(_));
+        // What the disk refuses now it may take later; what it can never take is dropped.
+        let later = matches!(failed, CommitFailed::NoSpace(_) | CommitFailed::Poisoned(_) | CommitFailed::Disk(_));
         let not = NotAudited::from(failed);
         let mut all = all.into_iter();
-        if no_space {
+        if later {
             self.owed.extend(all.by_ref().take(first));
         } else {
             all.by_ref().take(first).for_each(drop);
         }
         for ((sort, waiter), entry) in waiters.into_iter().zip(all) {
-            if no_space && sort == Sort::Outcome {
+            if later && sort == Sort::Outcome {
                 self.owed.push_back(entry);
             }
             waiter.map(|w| w.send(Err(not.clone())));

@@ -43,13 +43,15 @@ pub struct Counts {
     pub no_space: u64,
     /// Chains that gave up.
     pub poisoned: u64,
+    /// Chains that went on after giving up, in the same process.
+    pub revived: u64,
     /// Torn tails put aside.
     pub torn: u64,
 }
 
 impl Counts {
     /// Name and number of each count.
-    pub fn named(&self) -> [(&'static str, u64); 9] {
+    pub fn named(&self) -> [(&'static str, u64); 10] {
         [
             ("schedules", self.schedules),
             ("reads", self.reads),
@@ -59,6 +61,7 @@ impl Counts {
             ("crashes", self.crashes),
             ("commits without space", self.no_space),
             ("chains given up", self.poisoned),
+            ("chains revived", self.revived),
             ("torn tails", self.torn),
         ]
     }
@@ -79,6 +82,7 @@ pub fn shard(shard: u64, runs: u64) -> Result<Counts, Finding> {
         counts.crashes += counted.crashes;
         counts.no_space += counted.no_space;
         counts.poisoned += counted.poisoned;
+        counts.revived += counted.revived;
         counts.torn += counted.torn;
     }
     Ok(counts)
@@ -417,6 +421,9 @@ impl World {
         let entries: Vec<EntryBytes> = batch.iter().map(|q| q.entry.clone()).collect();
         let now = WallNanos(START + self.millis * 1_000_000);
         let Some(chain) = process.chain.as_mut() else { return Ok(()) };
+        if chain.is_poisoned() {
+            return self.revive(p, batch);
+        }
         let size = chain.size().0;
         match chain.commit(&entries, now) {
             Ok(appended) => {
@@ -436,9 +443,9 @@ impl World {
                 self.without_space(p, batch)
             }
             Err(_) => {
-                // The process answers all with an error, and ends.
+                // The process answers all with an error; it ends, or reads its chain anew.
                 self.counts.poisoned += 1;
-                self.kill(p)
+                if self.random.once_in(2) { self.kill(p) } else { self.revive(p, batch) }
             }
         }
     }
@@ -458,6 +465,37 @@ impl World {
             What::Outcome(n) => self.reads[n].state = State::Over,
             What::Intent(_) | What::Control => {}
         }
+    }
+
+    /// A chain that gave up is read anew; what its commits had made durable all the same is not appended again.
+    fn revive(&mut self, p: usize, batch: Vec<Queued>) -> Checked {
+        self.without_space(p, batch)?;
+        let now = self.now();
+        let Some(chain) = self.processes[p].chain.as_mut().filter(|c| c.is_poisoned()) else { return Ok(()) };
+        let revived = match chain.revive(now) {
+            Ok(revived) => revived,
+            Err(OpenRefused::Disk(_) | OpenRefused::Record(_)) => return Ok(()), // tried again at the next commit
+            Err(refused) => return Err(Finding(format!("{} does not revive: {refused}", self.processes[p].name))),
+        };
+        self.counts.revived += 1;
+        self.processes[p].queue.retain(|q| !revived.leaves.contains(&q.entry.leaf()));
+        // Outcomes among them have ended their reads.
+        for n in 0..self.reads.len() {
+            let queued = self.processes[p].queue.iter().any(|q| q.what == What::Outcome(n));
+            if self.reads[n].process == p && self.reads[n].state == State::Ending && !queued {
+                self.reads[n].state = State::Over;
+            }
+        }
+        for open in revived.begun {
+            let known = self.reads.iter().position(|r| r.intent == open.intent);
+            match known {
+                // Refused: it let nothing out, and its outcome says so.
+                Some(n) if self.reads[n].state == State::Over => self.outcome(n)?,
+                Some(_) => {}
+                None => return Err(Finding("a read began that nobody asked for".into())),
+            }
+        }
+        Ok(())
     }
 
     /// Reads are refused; outcomes and control entries are owed, and come first when there is room.
@@ -638,7 +676,7 @@ mod tests {
             assert_eq!(counts.schedules, 5_000);
             // A search in which nothing happens finds nothing.
             for (name, count) in counts.named() {
-                assert!(count > 200, "{name}: {count}");
+                assert!(count > 50, "{name}: {count}");
             }
         }
     }

@@ -123,7 +123,7 @@ fn signature_line(line: &str) -> Option<SignatureLine> {
 }
 
 /// Cuts concatenated signed notes apart: each begins where the signature lines of the one before end.
-pub(super) fn split_notes(text: &str) -> Vec<String> {
+pub fn split_notes(text: &str) -> Vec<String> {
     let mut notes = vec![];
     let mut note = String::new();
     let mut signed = false;
