@@ -1,9 +1,10 @@
 //! A publish that dies: no version or the whole version is visible, and the next publish completes.
 
-use crate::support::World;
+use crate::support::{Ran, World};
 use std::{
     fs,
     path::Path,
+    process::Stdio,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -126,4 +127,23 @@ fn a_killed_publish_leaves_whole_versions_only_at_every_system_call() {
         }
         println!("{call}: killed before {killed} calls, each time whole versions only");
     }
+}
+
+/// One of two publishers of a view makes the version; the other finds it there, or is told who was first.
+#[test]
+fn of_two_publishers_at_once_one_wins_and_the_other_says_so() {
+    let complete = published(&World::published());
+    let world = World::fresh();
+    let publish = || world.command().args(["publish", "-m", "at once"]).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = [publish(), publish(), publish()].map(|child| Ran::from(child.wait_with_output().unwrap()));
+    assert_eq!(published(&world), complete);
+    let winners = ended.iter().map(|ran| ran.err.matches("Published ").count()).sum::<usize>();
+    assert_eq!(winners, 4, "each version is published once: {ended:?}");
+    for ran in &ended {
+        let lost = ran.code == 7 && ran.err.contains("C7105") && ran.err.contains("was published by `local/tester`");
+        assert!(ran.code == 0 || lost, "{ran:?}");
+    }
+    world.run(&["ledger", "verify"]).code(8);
+    let again = world.run(&["publish", "-m", "once more"]);
+    assert!(again.err.contains("nothing changed"), "{}", again.err);
 }
