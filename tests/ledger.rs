@@ -1,6 +1,6 @@
 //! The ledger's verdict as an exit code.
 
-use crate::support::{World, copy};
+use crate::support::{World, copy, repository};
 use std::fs;
 
 #[test]
@@ -71,6 +71,51 @@ fn proofs_hold_without_the_warehouse() {
     check(&proof, 1);
     let told = world.run(&["--as", "auditor", "ledger", "prove", "cli-0/999999", "-o", &proof]);
     assert_ne!(told.code, 0);
+}
+
+/// Every block of the runbook, in order, does and says what the page says.
+#[test]
+fn the_runbook_holds() {
+    let world = World::published();
+    let text = fs::read_to_string(repository().join("docs/ledger-runbook.md")).unwrap();
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_custody")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let blocks: Vec<&str> = text.split("```console\n").skip(1).filter_map(|b| b.split("```").next()).collect();
+    assert!(blocks.len() > 8, "{}", blocks.len());
+    for part in blocks.iter().flat_map(|block| block.split("$ ").skip(1)) {
+        let mut lines = part.lines();
+        let command = lines.next().unwrap();
+        let (exit, expected): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with("[exit "));
+        let exit = exit.first().map_or(0, |e| e.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap());
+        let mut shell = std::process::Command::new("sh");
+        world.environment(&mut shell);
+        let ran = shell.env("PATH", &path).args(["-c", command]).output().unwrap();
+        let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        assert_eq!(ran.status.code(), Some(exit), "{command}: {said}");
+        let mut rest = said.lines();
+        for line in expected {
+            assert!(rest.any(|told| matches(told, line)), "{command}: expected `{line}` in\n{said}");
+        }
+    }
+}
+
+/// Whether a line is as a pattern says, in which `…` stands for anything.
+fn matches(line: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    for (n, part) in parts.iter().enumerate() {
+        let last = n + 1 == parts.len();
+        let Some(at) = (if last {
+            rest.len().checked_sub(part.len()).filter(|at| rest.is_char_boundary(*at) && rest[*at..] == **part)
+        } else {
+            rest.find(part)
+        }) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+    }
+    rest.is_empty() || parts.is_empty() && pattern == line
 }
 
 #[test]

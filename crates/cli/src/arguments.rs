@@ -299,6 +299,9 @@ pub(crate) enum LedgerCommand {
         /// How old the outside memory may be.
         #[arg(long, default_value = "5m")]
         max_age: String,
+        /// Verifies this folder, a copy for one, in place of the warehouse's ledger.
+        #[arg(long, value_name = "DIR")]
+        ledger: Option<PathBuf>,
     },
     /// Prints the present checkpoints, to be kept elsewhere.
     Keep,
@@ -330,6 +333,31 @@ pub(crate) enum LedgerCommand {
         /// A file with the ledger's root key.
         #[arg(long, value_name = "FILE")]
         root_key: PathBuf,
+    },
+    /// Grows a copy of the ledger in a second place and verifies the copy by itself; or restores from one.
+    #[command(group = clap::ArgGroup::new("way").required(true))]
+    Replicate {
+        /// The copy's folder.
+        #[arg(long, value_name = "DIR", group = "way")]
+        to: Option<PathBuf>,
+        /// The copy to restore from.
+        #[arg(long, value_name = "DIR", group = "way")]
+        from: Option<PathBuf>,
+    },
+    /// Restores a copy beside the ledger, verifies and removes it: how long that takes, and what would lack.
+    Drill {
+        /// The copy's folder.
+        #[arg(long, value_name = "DIR")]
+        mirror: PathBuf,
+    },
+    /// Gives a writer that nobody has open a new key.
+    RotateKey {
+        /// Whose.
+        #[arg(long, default_value = "serve")]
+        writer: String,
+        /// An epoch that is distrusted from here on.
+        #[arg(long, value_name = "EPOCH")]
+        revoke: Option<u64>,
     },
     /// Prints the ledger's root key, to be kept where proofs are checked.
     RootKey,

@@ -208,6 +208,19 @@ impl Recorder {
         blocking(move || open::create(&ledger, &keys, &name)).await?
     }
 
+    /// Gives a writer that nobody has open a new key; `revoke`: an epoch that is distrusted from there on. The new epoch.
+    pub fn rotate_key(
+        ledger: &Path,
+        keys: &Path,
+        writer: &str,
+        revoke: Option<u64>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<u64, Problem> {
+        let id = WriterId::new(writer);
+        let id = id.ok_or_else(|| Problem::new(7010, format!("`{writer}` is not a writer")))?;
+        open::rotate(ledger, keys, &id, revoke, clock)
+    }
+
     /// Opens this process's chain, after finishing what crashed processes left: their chains are closed, their open reads
     /// get outcomes, their claims are appended.
     pub async fn open(options: RecorderOptions) -> Result<Self, Problem> {

@@ -28,6 +28,7 @@ mod provider;
 mod publish;
 mod read;
 mod relabel;
+mod replica;
 mod session;
 mod settings;
 mod system;
@@ -48,6 +49,7 @@ pub use project::{Declared, Project};
 pub use proofs::{check_proof, entry_place, prove_consistency, prove_entry, root_key};
 pub use publish::{Contract, ENGINE_VERSION, Event, PublishOptions, Published};
 pub use read::{GovernedRead, Totals};
+pub use replica::{Drilled, Replicated, drill, replicate, restore};
 pub use session::{ReadRequest, Session};
 pub use settings::Settings;
 

@@ -135,6 +135,9 @@ pub enum KeyError {
     /// The root is not the one that the genesis names.
     #[error("the root key is not the one that the ledger's genesis names")]
     OtherRoot,
+    /// An epoch that there has never been.
+    #[error("there is no key epoch {0}")]
+    NoEpoch(u64),
     /// The warehouse's name cannot be part of a key's name.
     #[error("`{0}` cannot name a warehouse's keys")]
     Name(String),
@@ -197,6 +200,28 @@ impl<D: Disk> KeySet<D> {
         }
         let newest = stored.map_or(0, |s| s.record.epoch).max(last_epoch.unwrap_or(0));
         let signer = self.certify(writer, newest + 1, now, seed)?;
+        self.disk.publish(&path, &signer.to_bytes())?;
+        Ok(signer)
+    }
+
+    /// A new epoch key for a writer whose newest `key` entry is of `last_epoch`, although the old one has not expired; its
+    /// `key` entry says that epoch `revoke` is distrusted from there on.
+    pub fn rotate(
+        &self,
+        writer: &WriterId,
+        last_epoch: Option<u64>,
+        revoke: Option<u64>,
+        now: WallNanos,
+        seed: [u8; 32],
+    ) -> Result<EpochSigner, KeyError> {
+        let path = format!("w/{writer}");
+        let stored = self.disk.read(&path)?.and_then(|bytes| EpochSigner::parse(&bytes));
+        let newest = stored.map_or(0, |s| s.record.epoch).max(last_epoch.unwrap_or(0));
+        if let Some(epoch) = revoke.filter(|epoch| *epoch == 0 || *epoch > newest) {
+            return Err(KeyError::NoEpoch(epoch));
+        }
+        let mut signer = self.certify(writer, newest + 1, now, seed)?;
+        signer.record.revoke = revoke;
         self.disk.publish(&path, &signer.to_bytes())?;
         Ok(signer)
     }

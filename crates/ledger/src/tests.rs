@@ -534,6 +534,36 @@ fn keys_are_recorded_before_they_sign_and_end_after_a_day() {
     assert!(set.signer(&writer(), None, later, [4; 32]).is_err());
 }
 
+/// A distrusted key signs nothing more; what it signed before stands.
+#[test]
+fn a_revoked_key_is_distrusted_from_an_index_on() {
+    let set = KeySet::create(SimDisk::new(), "clinic", [7; 32]).unwrap();
+    let disk = SimDisk::new();
+    set.genesis().store(&disk).unwrap();
+    let (mut chain, _) = Chain::open(disk.clone(), set.genesis(), options(1), NOW).unwrap();
+    let first = set.signer(&writer(), chain.key_epoch(), NOW, [1; 32]).unwrap();
+    let before = chain.checkpoint(&first, NOW).unwrap();
+    assert!(set.rotate(&writer(), chain.key_epoch(), Some(9), NOW, [2; 32]).is_err());
+    let second = set.rotate(&writer(), chain.key_epoch(), Some(1), NOW, [2; 32]).unwrap();
+    chain.commit(&[note(1)], NOW).unwrap();
+    let after = chain.checkpoint(&second, NOW).unwrap();
+    assert_eq!(chain.key_epoch(), Some(2));
+    let kept = |notes: &[&SignedNote]| {
+        let notes = notes.iter().map(|n| n.to_string()).collect();
+        let since = vec![crate::verify::Kept { name: "kept".into(), notes }];
+        verify(&Files(&disk), &TrustPolicy::default(), &Outside { since, ..Outside::none(NOW) })
+    };
+    assert_eq!(kept(&[&before, &after]).verdict, Verdict::Fresh);
+    // The thief of the first key signs what is there.
+    let signature = crate::Signer::sign(&first, after.text().as_bytes()).unwrap().to_vec();
+    let key = crate::Signer::key(&first);
+    let line = crate::NoteSignature { name: key.name().into(), id: key.id(), signature };
+    let forged = SignedNote::new(after.text().into(), vec![line]);
+    assert_eq!(kept(&[&forged]).verdict, Verdict::CannotVerify);
+    disk.publish("w/serve/checkpoint", &forged.to_bytes()).unwrap();
+    assert_eq!(kept(&[&after]).verdict, Verdict::Tampered);
+}
+
 #[test]
 fn control_positions_are_taken_once() {
     let disk = SimDisk::new();

@@ -14,13 +14,13 @@ use std::path::Path;
 pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Option<Format>) -> Result<Done, Failed> {
     let folder = context.root.join(&context.file.project.warehouse).join("ledger");
     match command {
-        LedgerCommand::Verify { since, mirror, max_age } => {
+        LedgerCommand::Verify { since, mirror, max_age, ledger } => {
             let mut notes = vec![];
             for path in since {
                 notes.push(kept(path)?);
             }
             let options = VerifyOptions { notes, mirrors: mirror.clone(), max_age_seconds: duration(max_age)? };
-            let report = verify_ledger(&folder, &options, &SystemClock)?;
+            let report = verify_ledger(ledger.as_ref().unwrap_or(&folder), &options, &SystemClock)?;
             report.render().lines().for_each(out);
             let code = report.verdict.exit_code();
             Ok(if code == 0 { Done::Well } else { Done::With(code) })
@@ -55,6 +55,30 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             Ok(Done::Well)
         }
         LedgerCommand::CheckProof { proof, root_key } => check_proof(proof, root_key),
+        LedgerCommand::Replicate { to, from } => {
+            let done = match (to, from) {
+                (Some(copy), _) => custody_engine::replicate(&folder, copy, &SystemClock)?,
+                (None, Some(copy)) => custody_engine::restore(copy, &folder, &SystemClock)?,
+                (None, None) => return Ok(Done::Well), // clap asks for one
+            };
+            let told = format!("{} files, {} bytes copied", done.files, done.bytes);
+            out(if done.copied { &told } else { "nothing copied" });
+            told_of(&done.report)
+        }
+        LedgerCommand::Drill { mirror } => {
+            let scratch = folder.with_file_name(format!("drill-{}", std::process::id()));
+            let drilled = custody_engine::drill(&folder, mirror, &scratch, &SystemClock)?;
+            out(&format!("recovery time: {:.3} s for {} entries", drilled.took.as_secs_f64(), drilled.restored));
+            out(&format!("recovery point: {} entries are not in the copy", drilled.behind));
+            told_of(&drilled.report)
+        }
+        LedgerCommand::RotateKey { writer, revoke } => {
+            let keys = folder.with_file_name("keys");
+            let clock = std::sync::Arc::new(SystemClock);
+            let epoch = custody_engine::audit::Recorder::rotate_key(&folder, &keys, writer, *revoke, clock)?;
+            out(&format!("writer {writer} signs with epoch {epoch}"));
+            Ok(Done::Well)
+        }
         LedgerCommand::RootKey => {
             out(&custody_engine::root_key(&folder)?);
             Ok(Done::Well)
@@ -79,6 +103,13 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             .await
         }
     }
+}
+
+/// The verdict about a copy. A copy is as fresh as what it was held against: only what is wrong is an error.
+fn told_of(report: &custody_engine::Report) -> Result<Done, Failed> {
+    report.render().lines().for_each(out);
+    let code = report.verdict.exit_code();
+    Ok(if matches!(code, 1 | 4) { Done::With(code) } else { Done::Well })
 }
 
 /// Checks a proof against a root key, both in files, without a project.

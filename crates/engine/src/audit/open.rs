@@ -4,7 +4,7 @@ use super::{NotAudited, RecorderOptions, WriterChoice, damaged, new_id, unreadab
 use crate::clock::Clock;
 use custody_ledger::{
     COMMAND_SEGMENT_BYTES, Chain, ChainOptions, Disk, DiskBlobs, DiskError, EncodeError, EntryBytes, EpochSigner,
-    Genesis, KeyError, KeySet, OpenRefused, Reader, Recovery, SERVER_SEGMENT_BYTES, control, encode,
+    Genesis, KeyError, KeySet, OpenRefused, Reader, Recovery, SERVER_SEGMENT_BYTES, Signer, control, encode,
 };
 use custody_model::{
     ControlSeq, Entry, Hash, Measure, OpenIntent, Outcome, Payload, Problem, ReadOutcome, Reason, Verb, WallNanos,
@@ -53,6 +53,35 @@ pub(super) fn open(options: &RecorderOptions) -> Result<Opened, Problem> {
         chain.checkpoint(&signer, opening.clock.now()).map_err(|e| Problem::from(NotAudited::from(e)))?;
     }
     Ok(Opened { disk, chain, keys: opening.keys, signer, pending: Pending::default() })
+}
+
+/// Gives a writer that nobody has open a new key, recorded and signed with; `revoke`: an epoch distrusted from there on.
+/// The new epoch.
+pub(super) fn rotate(
+    ledger: &Path,
+    keys: &Path,
+    writer: &WriterId,
+    revoke: Option<u64>,
+    clock: Arc<dyn Clock>,
+) -> Result<u64, Problem> {
+    let disk = Arc::new(FileDisk::new(ledger));
+    let genesis = Genesis::load(&disk).map_err(|e| key_problem(&e))?;
+    let keys = KeySet::open(Arc::new(FileDisk::private(keys)), &genesis).map_err(|e| key_problem(&e))?;
+    let known = Reader::new(Arc::clone(&disk)).writers().map_err(|e| unreadable(&e))?.contains(writer);
+    let opening = Opening { disk, genesis, keys, clock };
+    let opened = if known { opening.chain(writer)? } else { None };
+    let Some((mut chain, recovery)) = opened else {
+        let why = if known { "is already open" } else { "has no chain" };
+        return Err(
+            Problem::new(7010, format!("writer {writer} {why}")).help("custody ledger verify lists the writers")
+        );
+    };
+    opening.end_reads(&mut chain, &recovery)?;
+    let now = opening.clock.now();
+    let signer = opening.keys.rotate(writer, chain.key_epoch(), revoke, now, random()?).map_err(|e| key_problem(&e))?;
+    let epoch = signer.record().epoch;
+    close(&opening.disk, chain, &signer, now).map_err(Problem::from)?;
+    Ok(epoch)
 }
 
 /// A chain just opened, and what opening it found.
@@ -316,6 +345,9 @@ fn key_problem(e: &KeyError) -> Problem {
         KeyError::OtherLedger => Problem::new(1302, e.to_string()),
         KeyError::Name(_) => {
             Problem::new(1304, e.to_string()).help("choose a name of letters, digits, `-`, `_` and `.`")
+        }
+        KeyError::NoEpoch(_) => {
+            Problem::new(1312, e.to_string()).help("the `key` entries of the writer hold its epochs")
         }
         KeyError::Genesis(_) | KeyError::NoKey(_) | KeyError::Damaged(_) | KeyError::OtherRoot => {
             damaged(e.to_string())
