@@ -49,3 +49,28 @@ fn a_tag_that_comes_later_protects_what_is_published_already() {
     assert_eq!(classes(&world), BEFORE);
     assert_eq!(world.sql("researcher", bmi), raw);
 }
+
+#[test]
+fn nobody_becomes_owner_by_saying_so() {
+    let world = World::published();
+    let cedar = world.project().join("policies/clinic.cedar");
+    let text = fs::read_to_string(&cedar).unwrap();
+    let only = "\n@id(\"owners_publish\")\nforbid (principal, action == Action::\"publish\", resource is Table)\n\
+                unless { resource.owner == \"hepatology\" || resource.owner == \"clinic\" };\n";
+    fs::write(&cedar, text + only).unwrap();
+    world.run(&["policy", "apply", "-m", "only what is hepatology's"]).code(0);
+    let view = world.project().join("features/lab_trend.sql");
+    let text = fs::read_to_string(&view).unwrap();
+    fs::write(&view, text.replace("OWNER hepatology", "OWNER cardiology")).unwrap();
+    // Hepatology may give it away.
+    world.run(&["publish", "-m", "given away"]).code(0);
+    // It cannot take it back.
+    fs::write(
+        &view,
+        text.replace("OWNER hepatology", "OWNER hepatology COMMENT 'ours'").replace("COMMENT 'two", "-- 'two"),
+    )
+    .unwrap();
+    let refused = world.run(&["publish", "-m", "taken back"]);
+    assert_eq!(refused.code, 3, "{}", refused.err);
+    assert!(refused.err.contains("you may not publish `features.lab_trend`"), "{}", refused.err);
+}

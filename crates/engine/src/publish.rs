@@ -13,7 +13,7 @@
 use crate::{
     entries::{entry_id, targets},
     governed::Drafted,
-    pin::{Asked, Found, PinnedTable, Statement, Storage, all_classes, not_found},
+    pin::{Asked, Found, PinnedTable, Statement, Storage, all_classes, not_found, present},
     problem::from_datafusion,
     project::{Declared, Project},
     read::{Totals, execute},
@@ -273,7 +273,8 @@ impl Session {
             return Err(Problem::new(1117, format!("`{name}` is a {} already", known.kind().word())));
         }
         let definition = self.source_definition(declared, known)?;
-        let grant = self.decide(&definition, &[])?;
+        // Whose it is, not whose it says it is.
+        let grant = self.decide(&present(&catalog, &definition), &[])?;
         if !grant.publish {
             return match known.and_then(Dataset::newest) {
                 Some(_) if grant.visible() => Ok(()),
@@ -406,7 +407,8 @@ impl Session {
         let catalog = self.engine.catalog();
         let known = renamed(&catalog, name, &def.clauses)?;
         let definition = self.view_definition(declared, known, &drafted, &statement.pinned)?;
-        let grant = self.decide(&definition, &[])?;
+        // Whose it is, not whose it says it is.
+        let grant = self.decide(&present(&catalog, &definition), &[])?;
         if !grant.publish {
             return Err(Problem::new(3102, format!("you may not publish `{name}`"))
                 .help("a policy must permit action `publish` on it: custody policy decide"));
