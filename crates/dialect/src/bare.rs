@@ -80,6 +80,7 @@ fn statement(tokens: &Tokens) -> Result<BareStatement> {
     head.end()?;
     let functions = gate::bare(&statement, tokens)?.functions;
     rewrite::unnest(&mut statement);
+    rewrite::asof(&mut statement);
     let statement = match (copied, statement) {
         (Some(file), ast::Statement::Query(query)) => Bare::Copy(query, file),
         (_, ast::Statement::CreateTable(table)) if table.query.is_none() => {

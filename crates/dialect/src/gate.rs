@@ -756,6 +756,16 @@ impl<'a> Gate<'a> {
             if *global {
                 self.clause(&["GLOBAL"], "leave it out");
             }
+            let lateral = matches!(
+                relation,
+                ast::TableFactor::Derived { lateral: true, .. } | ast::TableFactor::Function { lateral: true, .. }
+            );
+            if lateral && matches!(join_operator, ast::JoinOperator::AsOf { .. }) {
+                self.asof_refused(
+                    "`ASOF JOIN` does not take `LATERAL`",
+                    "leave `LATERAL` out: what is matched stands on its own, and `ON` and `MATCH_CONDITION` relate it",
+                );
+            }
             self.table_factor(relation, scope);
             self.join_operator(join_operator, scope);
         }
@@ -795,20 +805,24 @@ impl<'a> Gate<'a> {
             Op::Anti(_) => self.clause(&["ANTI", "JOIN"], "write `LEFT ANTI JOIN`, or `WHERE NOT EXISTS (…)`"),
             Op::CrossApply => self.clause(&["CROSS", "APPLY"], "write `CROSS JOIN LATERAL (…)`"),
             Op::OuterApply => self.clause(&["OUTER", "APPLY"], "write `LEFT JOIN LATERAL (…) ON true`"),
-            Op::AsOf { match_condition: _, constraint: _ } => {
-                let place =
-                    self.tokens.find(self.anchor, &["ASOF", "JOIN"]).unwrap_or_else(|| self.tokens.place(self.anchor));
-                self.refuse(
-                    Problem::new(code::NOT_YET, "`ASOF JOIN` is not supported yet")
-                        .help("join on the key and the times, then keep the newest match with `QUALIFY row_number() OVER (PARTITION BY … ORDER BY … DESC) = 1`")
-                        .label(place.label("here")),
-                );
-            }
+            Op::AsOf { match_condition, constraint } => match constraint {
+                ast::JoinConstraint::On(expr) => self.exprs([match_condition, expr], scope),
+                ast::JoinConstraint::Using(_) | ast::JoinConstraint::Natural => {
+                    self.asof_refused("`ASOF JOIN` does not take `USING`", "write `ON t.id = d.id`");
+                }
+                ast::JoinConstraint::None => self
+                    .asof_refused("`ASOF JOIN` has no key", "add `ON t.id = d.id`: rows are matched within one entity"),
+            },
             Op::StraightJoin(_) => self.clause(&["STRAIGHT_JOIN"], "write `JOIN`"),
             Op::ArrayJoin | Op::LeftArrayJoin | Op::InnerArrayJoin => {
                 self.clause(&["ARRAY", "JOIN"], "write `CROSS JOIN unnest(…)`");
             }
         }
+    }
+
+    fn asof_refused(&mut self, message: &str, help: &str) {
+        let place = self.tokens.find(self.anchor, &["ASOF", "JOIN"]).unwrap_or_else(|| self.tokens.place(self.anchor));
+        self.refuse(Problem::new(code::CLAUSE, message).help(help).label(place.label("here")));
     }
 
     fn table_factor(&mut self, factor: &ast::TableFactor, scope: &Scope) {

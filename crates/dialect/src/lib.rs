@@ -10,6 +10,7 @@
 //! The way of a text: [`parse`] → tokens and bounds (`text`) → heads (`parse`) → gate (`gate`) → statements.
 #![forbid(unsafe_code)]
 
+mod asof;
 mod bare;
 mod custody_dialect;
 mod dag;
@@ -25,6 +26,7 @@ mod tests;
 mod text;
 mod types;
 
+pub use asof::{AsOfJoin, AsOfRelations, Matching};
 pub use bare::{Bare, BareStatement, parse_bare};
 pub use custody_dialect::CustodyDialect;
 pub use dag::{Definition, order};

@@ -360,6 +360,7 @@ impl Head<'_> {
         if found.functions.iter().any(|call| call.in_from && call.name == "unnest") {
             crate::rewrite::unnest(&mut ast);
         }
+        crate::rewrite::asof(&mut ast);
         Ok(GatedQuery {
             ast,
             references: found.references,

@@ -12,7 +12,7 @@ use crate::{
     refused,
 };
 use async_trait::async_trait;
-use custody_dialect::{Bare, BareStatement, FunctionKind, Located, dropped_modifiers, parse_bare};
+use custody_dialect::{AsOfRelations, Bare, BareStatement, FunctionKind, Located, dropped_modifiers, parse_bare};
 use custody_lineage::{Leaf, Leaves, LineageRow, NodeRule, Refusal};
 use custody_model::{ControlSeq, DatasetId, DatasetName, FieldId, Hash, Label, Problem, SourceText, TableVersion};
 use custody_policy::ViewBoundary;
@@ -79,7 +79,11 @@ impl Declared {
         options.sql_parser.collect_spans = true;
         options.sql_parser.enable_subquery_sort_elimination = false;
         options.sql_parser.map_string_types_to_utf8view = false;
-        let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_default_features()
+            .with_relation_planners(vec![Arc::new(AsOfRelations)])
+            .build();
         Self { state, tables: vec![] }
     }
 

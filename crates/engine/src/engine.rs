@@ -17,7 +17,7 @@ use crate::{
 };
 use chrono::DateTime;
 use custody_catalog::Catalog;
-use custody_dialect::Relations;
+use custody_dialect::{AsOfRelations, Relations};
 use custody_model::{
     AdminRecord, CatalogChange, ControlSeq, DatasetDefinition, DatasetName, Declassification, FieldId, Hash, Outcome,
     Payload, Problem, Subject, TableVersion, Verb,
@@ -35,6 +35,7 @@ use datafusion::{
         memory_pool::FairSpillPool,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
+    logical_expr::planner::RelationPlanner,
     prelude::SessionConfig,
 };
 use std::{
@@ -221,9 +222,10 @@ impl Engine {
         // One statement, one time: `now()` and its kin are constants of the plan.
         let now = DateTime::from_timestamp_nanos(self.clock.now().0);
         *state.execution_props_mut() = ExecutionProps::new().with_query_execution_start_time(now);
-        state
-            .register_relation_planner(Arc::new(Relations::new(tables)))
-            .map_err(|e| crate::problem::from_datafusion(&e))?;
+        let planners: [Arc<dyn RelationPlanner>; 2] = [Arc::new(Relations::new(tables)), Arc::new(AsOfRelations)];
+        for planner in planners {
+            state.register_relation_planner(planner).map_err(|e| crate::problem::from_datafusion(&e))?;
+        }
         Ok(state)
     }
 

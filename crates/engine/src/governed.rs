@@ -9,7 +9,7 @@ use crate::{
     provider::Leaf,
     session::{ReadRequest, Session},
 };
-use custody_dialect::{FunctionKind, GatedQuery};
+use custody_dialect::{AsOfJoin, FunctionKind, GatedQuery};
 use custody_lineage::{ColumnUse, Leaves, NodeRule, column_roles};
 use custody_model::{Hash, Lineage, Problem, TableVersion};
 use custody_policy::{Barrier, ViewBoundary};
@@ -232,6 +232,9 @@ impl Leaves for EngineLeaves {
         if let Some(view) = ViewBoundary::of(node) {
             return NodeRule::View(view.view().clone());
         }
-        NodeRule::Unknown
+        match AsOfJoin::of(node) {
+            Some(join) => NodeRule::AsOf(join.deciders()),
+            None => NodeRule::Unknown,
+        }
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod asof;
 pub mod audit;
 pub mod barrier;
 mod bundle_files;

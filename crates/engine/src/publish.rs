@@ -20,7 +20,7 @@ use crate::{
     session::{ReadRequest, Session},
 };
 use custody_catalog::{Catalog, Dataset};
-use custody_dialect::{Placed, SourceDef, SourceFormat, ViewDef};
+use custody_dialect::{AsOfJoin, Placed, SourceDef, SourceFormat, ViewDef};
 use custody_model::{
     CatalogChange, Class, ClassLabel, ColumnDef, ControlSeq, DatasetDefinition, DatasetKind, DatasetName, DraftRecord,
     EntryId, EntryRef, FieldId, Hash, InputRef, Lineage, LineageRecord, Outcome, Payload, Pin, Problem, Publish,
@@ -1150,10 +1150,9 @@ fn plan_text(plan: &LogicalPlan) -> Result<String, Problem> {
     use datafusion::common::tree_node::TreeNodeRecursion;
     let mut text = String::new();
     plan.apply_with_subqueries(|node| {
-        if matches!(node, LogicalPlan::Extension(_)) {
-            text.push_str("node\n");
-        } else {
-            text.push_str(&format!("{}\n", node.display()));
+        match node {
+            LogicalPlan::Extension(e) if AsOfJoin::of(e.node.as_ref()).is_none() => text.push_str("node\n"),
+            other => text.push_str(&format!("{}\n", other.display())),
         }
         Ok(TreeNodeRecursion::Continue)
     })

@@ -102,6 +102,14 @@ SELECT id FROM t WHERE 10 / (SELECT min(val) - min(val) FROM u) > amount;
 SELECT u.id, x.amount FROM u, LATERAL (SELECT amount FROM t WHERE t.id = u.id AND t.amount > u.val) x;
 SELECT id FROM (SELECT * FROM t WHERE amount > 0) WHERE 100 / amount > 1;
 
+-- joins by time, in the parentheses in which the dialect hands them to the planner
+SELECT u.id, t.id, t.mrn, t.amount FROM (u ASOF JOIN t MATCH_CONDITION (u.val >= t.id) ON u.id = t.amount);
+SELECT t.id, m.note, m.birth FROM (t ASOF JOIN m MATCH_CONDITION (t.id >= m.bucketed) ON t.id = m.id);
+SELECT t.id, m.id FROM (t ASOF JOIN m MATCH_CONDITION (t.id > m.id) ON t.mrn = m.mrn) WHERE 1/0 > 0;
+SELECT u.id FROM (u ASOF JOIN t MATCH_CONDITION (u.val >= t.id) ON u.id = t.amount) WHERE 10 / t.amount > 0;
+SELECT t.id, m.secret FROM (t ASOF JOIN m MATCH_CONDITION (t.id >= m.secret) ON t.id = m.id);
+SELECT t.id, m.id FROM (t ASOF JOIN m MATCH_CONDITION (t.birth >= m.birth) ON t.code = m.note);
+
 -- groups, windows, sets
 SELECT region, count(*), sum(amount) FROM t GROUP BY region;
 SELECT note, mrn, count(*) FROM m GROUP BY note, mrn;

@@ -36,5 +36,6 @@ use std::sync::Arc;
 /// It replaces both, so it comes after anything else that sets them. Storage is read only under the [`Decisions`] that
 /// the session's config carries as an extension; without them, under none.
 pub fn barrier_session_state(base: SessionStateBuilder) -> SessionStateBuilder {
-    base.with_optimizer_rules(optimizer_rules()).with_query_planner(Arc::new(BarrierQueryPlanner::new(vec![])))
+    let planner = Arc::new(BarrierQueryPlanner::new(vec![Arc::new(crate::asof::AsOfPlanner)]));
+    base.with_optimizer_rules(optimizer_rules()).with_query_planner(planner)
 }

@@ -21,7 +21,7 @@ use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchema, DataFusionError, Result};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::{MemTable, TableType, provider_as_source};
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{SessionStateBuilder, context::QueryPlanner};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Operator, cast, col, lit};
 use datafusion::parquet::arrow::ArrowWriter;
@@ -30,6 +30,7 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr, expressions 
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::statistics::StatisticsContext;
 use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use std::{borrow::Cow, sync::Arc};
 
@@ -337,10 +338,13 @@ impl Database {
         config.options_mut().execution.parquet.reorder_filters = c.pushdown;
         let decisions = Arc::new(Decisions::default());
         let extended = config.clone().with_extension(Arc::clone(&decisions));
-        let base = SessionStateBuilder::new().with_default_features().with_config(extended);
+        let base = SessionStateBuilder::new()
+            .with_default_features()
+            .with_relation_planners(vec![Arc::new(custody_dialect::AsOfRelations)])
+            .with_config(extended);
         let state = match how {
             How::Governed => barrier_session_state(base),
-            How::Plain | How::Stored => base,
+            How::Plain | How::Stored => base.with_query_planner(Arc::new(NoBarrier)),
         };
         let session = SessionContext::new_with_state(state.build());
         let scratch = SessionContext::new_with_config(config);
@@ -383,6 +387,18 @@ impl Database {
             session.register_table(name, provider).unwrap();
         }
         Self { session, partitions: c.partitions, _files: files }
+    }
+}
+
+/// DataFusion's planner that knows joins by time, and no barrier.
+#[derive(Debug)]
+struct NoBarrier;
+
+#[async_trait::async_trait]
+impl QueryPlanner for NoBarrier {
+    async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(crate::asof::AsOfPlanner)]);
+        planner.create_physical_plan(plan, session).await
     }
 }
 
