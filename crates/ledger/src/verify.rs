@@ -31,7 +31,7 @@ use keys::signatures;
 use note::Checkpoint;
 pub use note::split_notes;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 use tree::{Digest32, sha3};
@@ -280,14 +280,17 @@ impl Run<'_> {
 
     /// Entry ids occur once. A control entry may be appended again, byte for byte, by whoever completed its claim.
     fn check_ids(&mut self, chains: &[Chain]) {
-        let mut seen: HashMap<[u8; 16], (usize, usize)> = HashMap::new();
-        for (c, chain) in chains.iter().enumerate() {
-            for (seq, id) in chain.ids.iter().enumerate() {
-                let Some((other, first)) = seen.insert(*id, (c, seq)) else { continue };
-                let same = chains[other].leaves[first] == chain.leaves[seq];
-                if !(same && chain.is_control(seq)) {
+        let of = |c: usize| chains[c].ids.iter().enumerate().map(move |(seq, id)| (*id, c, seq));
+        let mut all: Vec<([u8; 16], usize, usize)> = (0..chains.len()).flat_map(of).collect();
+        all.sort_unstable();
+        for group in all.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
+            let (_, other, first) = group[0];
+            for (_, c, seq) in &group[1..] {
+                let chain = &chains[*c];
+                let same = chains[other].leaves[first] == chain.leaves[*seq];
+                if !(same && chain.is_control(*seq)) {
                     let message = format!("entry has the id of {}/{first}", chains[other].writer);
-                    self.tampered(Place::seq(&chain.writer, seq as u64), message);
+                    self.tampered(Place::seq(&chain.writer, *seq as u64), message);
                 }
             }
         }

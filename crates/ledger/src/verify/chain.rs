@@ -132,10 +132,10 @@ impl Chain {
         sha3(&[&[1], &self.range_root(from, middle), &self.range_root(middle, to)])
     }
 
-    fn push(&mut self, entry: &[u8], facts: Facts) {
+    fn push(&mut self, leaf: Digest32, facts: Facts) {
         let seq = self.leaves.len();
         let at = seq as u64;
-        self.leaves.push(leaf(entry));
+        self.leaves.push(leaf);
         if self.leaves.len().is_multiple_of(BLOCK) {
             self.blocks.push(root(&self.leaves[seq + 1 - BLOCK..]));
         }
@@ -367,7 +367,7 @@ impl Run<'_> {
                 return self.tampered(place, message);
             }
             let mut recovery = None;
-            for (i, entry) in frame.entries.iter().enumerate() {
+            for (i, (entry, leaf)) in frame.entries.iter().zip(&leaves).enumerate() {
                 let place = Place::seq(&chain.writer, seq + i as u64);
                 let facts = match facts(entry) {
                     Ok(facts) => facts,
@@ -380,7 +380,7 @@ impl Run<'_> {
                 if let Special::Recovery(found) = facts.special {
                     recovery = Some(found);
                 }
-                chain.push(entry, facts);
+                chain.push(*leaf, facts);
             }
             if let Err(why) = check_torn(&std::mem::take(&mut cursor.left), recovery) {
                 return self.tampered(place, why);
