@@ -189,6 +189,24 @@ async fn a_ticket_serves_whom_it_was_issued_to_and_under_the_policy_it_was_issue
     .assert_eq(&world.sql("auditor", denials));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_without_a_token_is_counted_and_does_not_fill_the_ledger() {
+    let world = World::published();
+    let server = Server::start(&world);
+    let mut client = Client::connect(&server, "nonsense").await;
+    for _ in 0..230 {
+        let descriptor = FlightDescriptor::new_path(vec!["features".into(), "lab_trend@1".into()]);
+        let refused = client.channel.get_flight_info(client.request(descriptor)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        assert!(refused.message().starts_with("C3001 no valid token"), "{}", refused.message());
+    }
+    assert_eq!(server.stop(), 0);
+    let denials = "SELECT count(*) AS entries FROM system.access.audit WHERE action = 'deny'";
+    // A hundred of their own, and one for all others; slower than a minute, a few more.
+    let entries: usize = world.sql("auditor", denials).lines().nth(1).unwrap().parse().unwrap();
+    assert!((101..=200).contains(&entries), "{entries}");
+}
+
 #[test]
 fn plaintext_is_served_on_loopback_only() {
     let world = World::published();

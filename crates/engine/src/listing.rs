@@ -81,7 +81,7 @@ impl Session {
 
 impl Engine {
     /// Records a refusal of somebody who was not established.
-    pub async fn refuse_unknown(&self, verb: Verb, problem: Problem) -> Problem {
+    pub async fn refuse_unknown(&self, verb: Verb, problem: Problem, count: u64) -> Problem {
         let now = self.clock.now();
         let entry = Entry {
             id: crate::entries::entry_id(now),
@@ -103,7 +103,7 @@ impl Engine {
                 code: problem.code.to_string(),
                 statement_hash: None,
                 targets: vec![],
-                count: 1,
+                count,
             }),
         };
         match self.recorder.record(entry).await {

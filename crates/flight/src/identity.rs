@@ -3,6 +3,7 @@
 //! What holds here: no anonymous request exists; the algorithm comes from the key and never from the token; audience
 //! and issuer are pinned; a revoked token is refused by the very next request; one text answers every bad token.
 
+use crate::flood::Flood;
 use custody_engine::{Engine, Session};
 use custody_model::{Authentication, Principal, Problem, Purpose, Subject, TokenRecord, Verb, WallNanos};
 use ed25519_dalek::SigningKey;
@@ -10,6 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 use tonic::metadata::MetadataMap;
@@ -128,12 +130,13 @@ fn record(claims: &Claims, revoked: bool) -> TokenRecord {
 pub struct Authenticator {
     engine: Arc<Engine>,
     audience: String,
+    flood: Arc<Flood>,
 }
 
 impl Authenticator {
     /// For a server that answers to this audience.
     pub fn new(engine: Arc<Engine>, audience: impl Into<String>) -> Self {
-        Self { engine, audience: audience.into() }
+        Self { engine, audience: audience.into(), flood: Arc::default() }
     }
 
     /// The engine behind.
@@ -142,11 +145,12 @@ impl Authenticator {
     }
 
     /// The session of a request, from its metadata. `local` is a ready subject, which only the channel within this
-    /// process can hand over.
+    /// process can hand over; `from` is where the request comes from.
     pub async fn session(
         &self,
         metadata: &MetadataMap,
         local: Option<&Subject>,
+        from: Option<IpAddr>,
         verb: Verb,
     ) -> Result<Session, Problem> {
         if let Some(subject) = local {
@@ -158,7 +162,7 @@ impl Authenticator {
             .and_then(|v| v.to_str().ok())
             .and_then(|v| v.strip_prefix("Bearer ").or_else(|| v.strip_prefix("bearer ")));
         match bearer.and_then(|token| self.claims(token)) {
-            None => Err(self.nobody(verb).await),
+            None => Err(self.nobody(from, verb).await),
             Some(claims) => self.with_purpose(claims, metadata, verb).await,
         }
     }
@@ -224,10 +228,22 @@ impl Authenticator {
     }
 
     /// No token, a bad one, an expired one, one for another server: the same answer, and an entry.
-    async fn nobody(&self, verb: Verb) -> Problem {
+    async fn nobody(&self, from: Option<IpAddr>, verb: Verb) -> Problem {
         let problem =
             Problem::new(3001, "no valid token").help("send `authorization: Bearer …`; custody token issue makes one");
-        self.engine.refuse_unknown(verb, problem).await
+        match self.flood.count(from, seconds(self.engine.clock().now())) {
+            0 => problem,
+            count => self.engine.refuse_unknown(verb, problem, count).await,
+        }
+    }
+
+    /// Records the refusals that are in no entry yet. Call it when the server ends.
+    pub(crate) async fn settle(&self) {
+        let count = self.flood.rest();
+        if count > 0 {
+            let problem = Problem::new(3001, "no valid token");
+            self.engine.refuse_unknown(Verb::Metadata, problem, count).await;
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod flood;
 mod identity;
 mod server;
 mod service;

@@ -36,7 +36,8 @@ pub async fn serve(
     let broken = |e: &dyn std::fmt::Display| Problem::new(7502, format!("cannot serve {}: {e}", options.bind));
     let listener = TcpListener::bind(options.bind).await.map_err(|e| broken(&e))?;
     let address = listener.local_addr().map_err(|e| broken(&e))?;
-    let door = Door::new(Authenticator::new(engine, &options.audience))?;
+    let authenticator = Authenticator::new(engine, &options.audience);
+    let door = Door::new(authenticator.clone())?;
     let service =
         FlightServiceServer::new(door).max_decoding_message_size(4 << 20).max_encoding_message_size(usize::MAX);
     let mut server = Server::builder()
@@ -61,9 +62,11 @@ pub async fn serve(
         let _ = told.wait_for(|asked| *asked).await;
         tokio::time::sleep(options.drain).await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = running => ended.map_err(|e| broken(&e)),
         // Streams still open are cut here; each leaves its outcome behind.
         () = late => Ok(()),
-    }
+    };
+    authenticator.settle().await;
+    ended
 }

@@ -30,6 +30,7 @@ use datafusion::{common::ParamValues, scalar::ScalarValue};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use std::pin::Pin as Pinned;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Extensions, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 type Answers<T> = Pinned<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
@@ -55,7 +56,10 @@ impl Door {
 
     async fn session(&self, metadata: &MetadataMap, extensions: &Extensions, verb: Verb) -> Result<Session, Status> {
         let local = extensions.get::<LocalSubject>().map(|l| &l.0);
-        self.auth.session(metadata, local, verb).await.map_err(|p| status(&p))
+        let plain = || extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let tls = || extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(|c| c.get_ref().remote_addr());
+        let from = plain().or_else(tls).map(|address| address.ip());
+        self.auth.session(metadata, local, from, verb).await.map_err(|p| status(&p))
     }
 
     fn now(&self) -> u64 {
