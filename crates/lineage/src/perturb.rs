@@ -25,14 +25,20 @@ use datafusion::{
         util::display::array_value_to_string,
     },
     catalog::{Session, TableProvider},
-    datasource::memory::MemorySourceConfig,
+    common::tree_node::TreeNodeRecursion,
     error::{DataFusionError, Result},
-    execution::SessionState,
+    execution::{SendableRecordBatchStream, SessionState, TaskContext},
     logical_expr::{Expr, LogicalPlan, TableType},
-    physical_plan::{ExecutionPlan, collect},
+    physical_expr::{EquivalenceProperties, PhysicalExpr},
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions, collect,
+        execution_plan::{Boundedness, EmissionType, reset_plan_states},
+        memory::MemoryStream,
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{Arc, RwLock},
 };
 
@@ -44,9 +50,9 @@ struct Cell {
 }
 
 #[async_trait::async_trait]
-impl TableProvider for Cell {
+impl TableProvider for Shared {
     fn schema(&self) -> SchemaRef {
-        self.schema.clone()
+        self.0.schema.clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -60,8 +66,80 @@ impl TableProvider for Cell {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = self.rows.read().unwrap().clone();
-        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], self.schema.clone(), projection.cloned())?)
+        Ok(Arc::new(Scan::new(self.0.clone(), projection.cloned())?))
+    }
+}
+
+/// A table as the planner sees it.
+#[derive(Debug)]
+struct Shared(Arc<Cell>);
+
+/// A scan that reads the rows of its table when it is run, not when it is planned.
+#[derive(Debug)]
+struct Scan {
+    cell: Arc<Cell>,
+    projection: Option<Vec<usize>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl Scan {
+    fn new(cell: Arc<Cell>, projection: Option<Vec<usize>>) -> Result<Self> {
+        let schema = match &projection {
+            Some(columns) => Arc::new(cell.schema.project(columns)?),
+            None => cell.schema.clone(),
+        };
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Self { cell, projection, properties: Arc::new(properties) })
+    }
+}
+
+impl DisplayAs for Scan {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scan")
+    }
+}
+
+impl ExecutionPlan for Scan {
+    fn name(&self) -> &str {
+        "Scan"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let rows = self.cell.rows.read().unwrap().clone();
+        let schema = self.properties.equivalence_properties().schema().clone();
+        Ok(Box::pin(MemoryStream::try_new(vec![rows], schema, self.projection.clone())?))
     }
 }
 
@@ -96,7 +174,7 @@ impl Bench {
                 let rows = RwLock::new(RecordBatch::new_empty(schema_of.clone()));
                 let cell = Arc::new(Cell { schema: schema_of, rows });
                 schema.deregister_table(&name).unwrap();
-                schema.register_table(name.clone(), cell.clone()).unwrap();
+                schema.register_table(name.clone(), Arc::new(Shared(cell.clone()))).unwrap();
                 tables.insert(name, cell);
             }
         }
@@ -109,11 +187,14 @@ impl Bench {
         *cell.rows.write().unwrap() = RecordBatch::try_new(cell.schema.clone(), columns).unwrap();
     }
 
-    async fn run(&self, optimised: &LogicalPlan) -> Answer {
-        let (state, optimised) = (self.state.clone(), optimised.clone());
+    async fn physical(&self, optimised: &LogicalPlan) -> Option<Arc<dyn ExecutionPlan>> {
+        self.state.query_planner().create_physical_plan(optimised, &self.state).await.ok()
+    }
+
+    async fn run(&self, physical: &Arc<dyn ExecutionPlan>) -> Answer {
+        let (context, physical) = (self.state.task_ctx(), physical.clone());
         let run = async move {
-            let physical = state.query_planner().create_physical_plan(&optimised, &state).await?;
-            let batches = collect(physical, state.task_ctx()).await?;
+            let batches = collect(reset_plan_states(physical)?, context).await?;
             let mut rows = vec![];
             for batch in &batches {
                 for row in 0..batch.num_rows() {
@@ -290,6 +371,7 @@ impl Bench {
         let inputs: BTreeSet<String> = prepared.lineage.inputs.iter().map(|t| t.name.name().to_string()).collect();
         let scanned = |name: &str| inputs.contains(name);
         let ends = prepared.sql.contains("RECURSIVE");
+        let Some(physical) = self.physical(&prepared.optimised).await else { return };
         let mut chosen: Option<(usize, Tables, Arc<Rows>, Draw)> = None;
         let outputs = prepared.lineage.outputs.len();
         for attempt in 0..effort.tries {
@@ -301,7 +383,7 @@ impl Bench {
             for (name, columns) in &tables {
                 self.put(name, columns.clone());
             }
-            let Ok(before) = self.run(&prepared.optimised).await else { continue };
+            let Ok(before) = self.run(&physical).await else { continue };
             let score = telling(&before, outputs);
             if chosen.as_ref().is_none_or(|(best, ..)| *best < score) {
                 chosen = Some((score, tables, Arc::new(before), draw));
@@ -336,14 +418,14 @@ impl Bench {
                     columns[at] = new;
                     self.put(name, columns);
                     count.runs += 1;
-                    let after = self.run(&prepared.optimised).await;
+                    let after = self.run(&physical).await;
                     see(Observation { change: change.clone(), before: before.clone(), after });
                 }
             }
             let kept = UInt32Array::from_iter_values((0..data::ROWS as u32).filter(|_| !draw.one_in(4)));
             self.put(name, columns.iter().map(|c| take(c, &kept, None).unwrap()).collect());
             count.runs += 1;
-            let after = self.run(&prepared.optimised).await;
+            let after = self.run(&physical).await;
             let change = Change { table: name.clone(), field: None };
             see(Observation { change, before: before.clone(), after });
             self.put(name, columns.clone());
