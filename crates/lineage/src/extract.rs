@@ -37,6 +37,16 @@ pub fn extract(
     rules: &[Declassification],
     limits: &Limits,
 ) -> Result<Lineage, Refusal> {
+    extract_counted(plan, leaves, rules, limits).map(|(lineage, _)| lineage)
+}
+
+/// The same, with how many nodes were walked.
+pub(crate) fn extract_counted(
+    plan: &LogicalPlan,
+    leaves: &dyn Leaves,
+    rules: &[Declassification],
+    limits: &Limits,
+) -> Result<(Lineage, u64), Refusal> {
     let mut measure = Measure { limits, known: HashMap::new() };
     let size = measure.plan(plan, 1)?.nodes;
     if size > limits.nodes {
@@ -44,7 +54,8 @@ pub fn extract(
     }
     let mut walk = Walk::new(leaves, rules, limits);
     let root = walk.walk(plan, EnvId::ROOT)?;
-    walk.finish(&root, node::names(plan))
+    let steps = walk.steps;
+    Ok((walk.finish(&root, node::names(plan))?, steps))
 }
 
 /// Size and height of a plan once sharing is expanded.
