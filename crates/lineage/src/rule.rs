@@ -53,27 +53,6 @@ pub(crate) const IDS: [&str; 22] = [
 ];
 
 #[cfg(test)]
-pub(crate) use switch::{on, without};
-
-/// Whether `id` is on: always.
-#[cfg(not(test))]
-#[inline(always)]
-pub(crate) const fn on(_id: &str) -> bool {
-    true
-}
-
-/// The condition, which a test can force to `false`; see [`mod@crate::rule`].
-macro_rules! rule {
-    ($id:literal) => {
-        $crate::rule::on($id)
-    };
-    ($id:literal, $condition:expr) => {
-        $crate::rule::on($id) && $condition
-    };
-}
-pub(crate) use rule;
-
-#[cfg(test)]
 mod switch {
     use std::cell::Cell;
 

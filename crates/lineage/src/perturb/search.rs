@@ -62,7 +62,7 @@ async fn shard(bench: &Bench, seed: u64, runs: usize, count: &mut Count) {
         }
         let sql = generator.statement();
         let Some(prepared) = bench.prepare(&sql).await else { continue };
-        bench.check(&prepared, seed + statement, Effort { tries: 4, changes: 3 }, count).await;
+        bench.check(&prepared, seed + statement, Effort { tries: 4, changes: WAYS }, count).await;
     }
 }
 
