@@ -23,3 +23,4 @@ mod refusals;
 mod serving;
 mod structure;
 mod support;
+mod training;

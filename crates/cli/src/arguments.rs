@@ -74,6 +74,9 @@ pub(crate) enum Command {
         #[arg(long)]
         deep: bool,
     },
+    /// Training sets: what each row of a spine could have known.
+    #[command(subcommand)]
+    TrainSet(TrainSetCommand),
     /// Runs a query, governed and audited.
     ///
     /// Example: custody sql -c 'SELECT * FROM features.lab_trend LIMIT 5'
@@ -284,6 +287,36 @@ pub(crate) enum TokenCommand {
     },
     /// Tokens issued.
     List,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TrainSetCommand {
+    /// Builds the next version of a training set of the project.
+    ///
+    /// Example: custody train-set build training.mortality -m 'first model'
+    Build {
+        /// `training.mortality`
+        name: String,
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+        /// Build although readers may break.
+        #[arg(long)]
+        accept_breaking: bool,
+    },
+    /// Computes a version again from what it was built from; exit code 4 when the rows differ.
+    Replay {
+        /// `training.mortality@1`
+        version: String,
+    },
+    /// Checks a version's files against the ledger; exit code 4 when they differ.
+    Verify {
+        /// `training.mortality@1`
+        version: String,
+        /// Also decodes every file and recomputes the content root.
+        #[arg(long)]
+        deep: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -48,8 +48,8 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn references(&self, index: usize) -> &'a [Reference] {
-        self.definitions.get(index).and_then(|d| d.statement.value.query()).map_or(&[], |q| q.references())
+    fn references(&self, index: usize) -> Vec<&'a Reference> {
+        self.definitions.get(index).map(|d| d.statement.value.references()).unwrap_or_default()
     }
 
     fn is_done(&self, index: usize) -> bool {
@@ -62,7 +62,7 @@ impl<'a> Walk<'a> {
         while let Some((index, followed)) = path.last_mut() {
             let (index, next) = (*index, *followed);
             *followed += 1;
-            let Some(reference) = self.references(index).get(next) else {
+            let Some(reference) = self.references(index).get(next).copied() else {
                 path.pop();
                 if let Some(done) = self.done.get_mut(index) {
                     *done = true;

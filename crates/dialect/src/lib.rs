@@ -24,6 +24,7 @@ mod statement;
 #[cfg(test)]
 mod tests;
 mod text;
+mod training;
 mod types;
 
 pub use asof::{AsOfJoin, AsOfRelations, Matching};
@@ -36,9 +37,9 @@ pub use problem::{Place, Refusals, code};
 pub use reference::Reference;
 pub use relations::{Relations, table_reference};
 pub use statement::{
-    Check, Clauses, ExecuteDef, Expectation, ExplainKind, FunctionCall, FunctionKind, GatedQuery, Incremental, Key,
-    Located, OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, SourceColumn, SourceDef, SourceFormat,
-    Statement, ViewDef, dropped_modifiers,
+    Check, Clauses, ExecuteDef, Expectation, ExplainKind, FeatureItem, FunctionCall, FunctionKind, GatedQuery,
+    Incremental, Key, KnownAt, Located, OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, SourceColumn,
+    SourceDef, SourceFormat, Split, Statement, TrainingDef, ViewDef, dropped_modifiers,
 };
 pub use text::{
     MAX_CHAIN, MAX_COLUMNS, MAX_CTES, MAX_JOINS, MAX_NESTING, MAX_SET_OPERATIONS, MAX_STATEMENT_BYTES, normalise,

@@ -54,7 +54,7 @@ pub(crate) fn unsupported_statement(words: &str, place: Place) -> Problem {
                 "select from `system.catalog.datasets` and `system.catalog.columns`".to_string()
             }
             _ if words.starts_with("CREATE") => {
-                "definitions are `CREATE SOURCE`, `CREATE FEATURE VIEW` and `CREATE VIEW`, in project files".to_string()
+                "definitions are `CREATE SOURCE`, `CREATE FEATURE VIEW`, `CREATE TRAINING SET` and `CREATE VIEW`, in project files".to_string()
             }
             _ => {
                 "statements are queries, `EXPLAIN`, `PREPARE`, `EXECUTE` and, in project files, `CREATE …`".to_string()
@@ -93,7 +93,7 @@ impl<'a> Head<'a> {
 impl Head<'_> {
     // The cursor.
 
-    fn index(&self) -> usize {
+    pub(crate) fn index(&self) -> usize {
         self.parser.index()
     }
 
@@ -135,11 +135,15 @@ impl Head<'_> {
         if self.eat_token(token) { Ok(()) } else { Err(vec![self.expected(&format!("`{token}`"))]) }
     }
 
-    fn here(&self) -> Place {
+    pub(crate) fn token(&self) -> Option<&Token> {
+        self.tokens.token(self.index())
+    }
+
+    pub(crate) fn here(&self) -> Place {
         self.tokens.place(self.index())
     }
 
-    fn since(&self, first: usize) -> Place {
+    pub(crate) fn since(&self, first: usize) -> Place {
         self.tokens.stretch(first, self.index())
     }
 
@@ -151,7 +155,7 @@ impl Head<'_> {
         Problem::new(code::SYNTAX, format!("expected {what}, found {found}")).label(self.here().label("here"))
     }
 
-    fn expected_word(&self, shown: &str, words: &[&str]) -> Problem {
+    pub(crate) fn expected_word(&self, shown: &str, words: &[&str]) -> Problem {
         let problem = self.expected(&format!("`{shown}`"));
         match self.word_at(0).and_then(|w| closest(&w, words)) {
             Some(near) => problem.help(format!("did you mean `{near}`?")),
@@ -225,7 +229,7 @@ impl Head<'_> {
     }
 
     /// A name of one part: lower case, digits, `_`.
-    fn simple(&mut self, what: &str) -> Result<Placed<String>> {
+    pub(crate) fn simple(&mut self, what: &str) -> Result<Placed<String>> {
         let (ident, place) = self.identifier(what)?;
         let value = plain(&ident);
         let plain_name = value.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
@@ -243,7 +247,7 @@ impl Head<'_> {
     }
 
     /// A column; quoted, it may hold anything but dots, quotes and control characters.
-    fn column(&mut self) -> Result<Placed<String>> {
+    pub(crate) fn column(&mut self) -> Result<Placed<String>> {
         let (ident, place) = self.identifier("a column name")?;
         let value = plain(&ident);
         let fine = !value.is_empty()
@@ -275,7 +279,7 @@ impl Head<'_> {
         Ok(columns)
     }
 
-    fn dataset(&mut self) -> Result<Placed<DatasetName>> {
+    pub(crate) fn dataset(&mut self) -> Result<Placed<DatasetName>> {
         let first = self.index();
         let mut parts = vec![ast::ObjectNamePart::Identifier(self.identifier("a dataset name")?.0)];
         while self.eat_token(&Token::Period) {
@@ -296,7 +300,7 @@ impl Head<'_> {
         }
     }
 
-    fn defined(&mut self, schema: Option<&str>) -> Result<Placed<DatasetName>> {
+    pub(crate) fn defined(&mut self, schema: Option<&str>) -> Result<Placed<DatasetName>> {
         let name = self.dataset()?;
         let reserved = ["features", "training", "quarantine", "system", "information_schema"];
         let own = name.value.schema();
@@ -353,9 +357,22 @@ impl Head<'_> {
     /// A query up to the end of the statement.
     fn query(&mut self) -> Result<GatedQuery> {
         let first = self.index();
-        let parsed = self.parser.parse_query().map_err(|e| vec![problem::from_parser(&e, self.tokens)])?;
+        let ast = self.parsed_query()?;
         self.end()?;
-        let mut ast = *parsed;
+        self.gated(ast, first)
+    }
+
+    /// A query in parentheses.
+    pub(crate) fn query_inside(&mut self) -> Result<GatedQuery> {
+        self.need_token(&Token::LParen)?;
+        let first = self.index();
+        let ast = self.parsed_query()?;
+        let query = self.gated(ast, first)?;
+        self.need_token(&Token::RParen)?;
+        Ok(query)
+    }
+
+    fn gated(&self, mut ast: ast::Query, first: usize) -> Result<GatedQuery> {
         let found = gate::query(&ast, self.tokens, first)?;
         if found.functions.iter().any(|call| call.in_from && call.name == "unnest") {
             crate::rewrite::unnest(&mut ast);
@@ -365,9 +382,9 @@ impl Head<'_> {
             ast,
             references: found.references,
             functions: found.functions,
-            text: self.tokens.source(first, self.tokens.len()),
-            normalised: self.tokens.normalised(first, self.tokens.len()),
-            place: self.tokens.stretch(first, self.tokens.len()),
+            text: self.tokens.source(first, self.index()),
+            normalised: self.tokens.normalised(first, self.index()),
+            place: self.tokens.stretch(first, self.index()),
         })
     }
 
@@ -463,11 +480,7 @@ impl Head<'_> {
             return self.plain_view();
         }
         if self.eat(&["TRAINING", "SET"]) {
-            return Err(vec![
-                Problem::new(code::NOT_YET, "`CREATE TRAINING SET` is not supported yet")
-                    .help("join spine and features in a `CREATE FEATURE VIEW` and publish that")
-                    .label(self.since(first).label("here")),
-            ]);
+            return self.training_set();
         }
         let mut words = vec!["CREATE".to_string()];
         while let Some(word) = self.word_at(0) {
@@ -632,7 +645,7 @@ impl Head<'_> {
     }
 
     /// Clauses in any order, each at most once but for those that add up.
-    fn clauses(&mut self, allowed: &[Clause], own: &mut Own) -> Result<Clauses> {
+    pub(crate) fn clauses(&mut self, allowed: &[Clause], own: &mut Own) -> Result<Clauses> {
         let mut out = Clauses::default();
         let mut seen: Vec<Clause> = vec![];
         loop {
@@ -729,7 +742,7 @@ impl Head<'_> {
 
 /// Clauses that only some statements have.
 #[derive(Default)]
-struct Own {
+pub(crate) struct Own {
     ttl: Option<Placed<String>>,
     match_strict: Option<Place>,
     incremental: Option<Incremental>,
@@ -737,7 +750,7 @@ struct Own {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Clause {
+pub(crate) enum Clause {
     Owner,
     Purpose,
     Comment,
@@ -784,9 +797,10 @@ const VIEW_CLAUSES: [Clause; 9] = [
     Clause::Column,
     Clause::Incremental,
 ];
+pub(crate) const TRAINING_CLAUSES: [Clause; 4] = [Clause::Owner, Clause::Purpose, Clause::Comment, Clause::RenamedFrom];
 const PLAIN_CLAUSES: [Clause; 3] = [Clause::Definer, Clause::Owner, Clause::Comment];
 
-fn twice(what: &str, place: Place) -> Problem {
+pub(crate) fn twice(what: &str, place: Place) -> Problem {
     Problem::new(code::DEFINITION, format!("{what} is given twice")).help("keep one").label(place.label("again here"))
 }
 

@@ -116,7 +116,7 @@ fn timestamp(expr: &ast::Expr) -> Result<Pin, Unreadable> {
 }
 
 /// RFC 3339, or a date with an optional time in UTC.
-fn parse_timestamp(text: &str) -> Option<WallMicros> {
+pub(crate) fn parse_timestamp(text: &str) -> Option<WallMicros> {
     if let Ok(time) = chrono::DateTime::parse_from_rfc3339(text) {
         return Some(WallMicros(time.timestamp_micros()));
     }

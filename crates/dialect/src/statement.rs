@@ -5,7 +5,7 @@
 
 use crate::{Place, code, reference::Reference};
 use arrow_schema::DataType;
-use custody_model::{DatasetName, Position, Problem, Purpose};
+use custody_model::{DatasetName, Position, Problem, Purpose, WallMicros};
 use sqlparser::ast;
 
 /// Something with the text it was written as and where.
@@ -56,6 +56,8 @@ pub enum Statement {
     Source(Box<SourceDef>),
     /// `CREATE FEATURE VIEW`.
     FeatureView(Box<ViewDef>),
+    /// `CREATE TRAINING SET`.
+    TrainingSet(Box<TrainingDef>),
     /// `CREATE VIEW`.
     View(Box<PlainViewDef>),
 }
@@ -70,6 +72,7 @@ impl Statement {
             Self::Execute(_) => "EXECUTE",
             Self::Source(_) => "CREATE SOURCE",
             Self::FeatureView(_) => "CREATE FEATURE VIEW",
+            Self::TrainingSet(_) => "CREATE TRAINING SET",
             Self::View(_) => "CREATE VIEW",
         }
     }
@@ -78,7 +81,7 @@ impl Statement {
     pub fn is_definition(&self) -> bool {
         match self {
             Self::Query(_) | Self::Explain(..) | Self::Prepare(_) | Self::Execute(_) => false,
-            Self::Source(_) | Self::FeatureView(_) | Self::View(_) => true,
+            Self::Source(_) | Self::FeatureView(_) | Self::TrainingSet(_) | Self::View(_) => true,
         }
     }
 
@@ -88,8 +91,19 @@ impl Statement {
             Self::Query(_) | Self::Explain(..) | Self::Prepare(_) | Self::Execute(_) => None,
             Self::Source(def) => Some(&def.name),
             Self::FeatureView(def) => Some(&def.name),
+            Self::TrainingSet(def) => Some(&def.name),
             Self::View(def) => Some(&def.name),
         }
+    }
+
+    /// Every dataset that it reads.
+    pub fn references(&self) -> Vec<&Reference> {
+        let features = match self {
+            Self::TrainingSet(def) => def.features.as_slice(),
+            _ => &[],
+        };
+        let inner = self.query().map(GatedQuery::references).unwrap_or_default();
+        inner.iter().chain(features.iter().map(|f| &f.reference)).collect()
     }
 
     /// The query inside.
@@ -98,6 +112,7 @@ impl Statement {
             Self::Query(query) | Self::Explain(_, query) => Some(query),
             Self::Prepare(def) => Some(&def.query),
             Self::FeatureView(def) => Some(&def.query),
+            Self::TrainingSet(def) => Some(&def.spine),
             Self::View(def) => Some(&def.query),
             Self::Execute(_) | Self::Source(_) => None,
         }
@@ -409,4 +424,56 @@ pub struct PlainViewDef {
     pub comment: Option<String>,
     /// What it selects.
     pub query: GatedQuery,
+}
+
+/// Whether a training row may see what was not yet known at its time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KnownAt {
+    /// Nothing that was not known at the event time of the spine: the default.
+    EventTime,
+    /// Nothing that was not known at this time.
+    Instant(WallMicros),
+    /// Everything, known or not; why.
+    Ignored(String),
+}
+
+/// `view.*`, `view (col AS col)`, each with a pin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FeatureItem {
+    /// The view, at which version.
+    pub reference: Reference,
+    /// Columns and their names in the training set; none: all but keys and times.
+    pub columns: Option<Vec<(Placed<String>, Placed<String>)>>,
+}
+
+/// `SPLIT BY HASH (cols) INTO part n, … SEED n`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Split {
+    /// Columns of the spine whose values decide.
+    pub columns: Vec<Placed<String>>,
+    /// Parts and their weights.
+    pub parts: Vec<(String, u32)>,
+    /// Another seed, another split.
+    pub seed: u64,
+}
+
+/// `CREATE TRAINING SET`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TrainingDef {
+    /// Its name.
+    pub name: Placed<DatasetName>,
+    /// Key and time of the spine.
+    pub key: Key,
+    /// What is to be learnt: a column of the spine.
+    pub label: Placed<String>,
+    /// One row for each row of the training set.
+    pub spine: GatedQuery,
+    /// What is looked up for each.
+    pub features: Vec<FeatureItem>,
+    /// What a row may see.
+    pub known_at: KnownAt,
+    /// Train, test and their kin.
+    pub split: Split,
+    /// The rest.
+    pub clauses: Clauses,
 }

@@ -221,6 +221,21 @@ fn summary(statement: &Located<Statement>) -> String {
             }
             out.push_str(&clauses(&def.clauses));
         }
+        Statement::TrainingSet(def) => {
+            let TrainingDef { name: _, key: spine, label, spine: _, features, known_at, split, clauses: more } = &**def;
+            out.push_str(&key(spine));
+            writeln!(out, "  label {}, {known_at:?}", label.value).unwrap();
+            for item in features {
+                let of = &item.reference;
+                let columns = item.columns.as_ref().map_or("*".into(), |columns| {
+                    columns.iter().map(|(c, a)| format!("{} as {}", c.value, a.value)).collect::<Vec<_>>().join(", ")
+                });
+                writeln!(out, "  feature {}{}: {columns}", of.name, pin(of.pin)).unwrap();
+            }
+            let by: Vec<_> = split.columns.iter().map(|c| c.value.as_str()).collect();
+            writeln!(out, "  split by {} into {:?} seed {}", by.join(", "), split.parts, split.seed).unwrap();
+            out.push_str(&clauses(more));
+        }
         Statement::View(def) => {
             if def.definer {
                 out.push_str("  definer\n");

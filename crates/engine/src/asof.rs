@@ -115,7 +115,6 @@ const VISIBLE: &str = "__visible_from";
 /// One ASOF join does it. A row is visible at T where event ≤ T and known ≤ T, so from the later of the two on: in the
 /// order of that time, what is visible is a prefix, and the join keeps the greatest (event, known) of the prefix. Strictly
 /// before T means event + 1 µs ≤ T.
-#[cfg_attr(not(test), expect(dead_code, reason = "held against its oracle; training sets are made of it"))]
 pub(crate) fn point_in_time(spine: LogicalPlan, feature: LogicalPlan, sight: Sight) -> Result<LogicalPlan> {
     let time = custody_dialect::timestamp_type();
     let micros = |column: &Column, schema: &DFSchema| Expr::Column(column.clone()).cast_to(&time, schema);

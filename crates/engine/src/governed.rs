@@ -164,7 +164,7 @@ fn parameters(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, Problem> {
 }
 
 /// What DataFusion would drop of a call, which depends on what kind of function the name is here.
-fn nothing_dropped(state: &SessionState, query: &GatedQuery) -> Result<(), Problem> {
+pub(crate) fn nothing_dropped(state: &SessionState, query: &GatedQuery) -> Result<(), Problem> {
     let dropped = query.dropped_modifiers(|name| {
         if state.aggregate_functions().contains_key(name) {
             Some(FunctionKind::Aggregate)
@@ -180,7 +180,7 @@ fn nothing_dropped(state: &SessionState, query: &GatedQuery) -> Result<(), Probl
     }
 }
 
-async fn plan_query(state: &SessionState, query: ast::Query) -> Result<LogicalPlan, Problem> {
+pub(crate) async fn plan_query(state: &SessionState, query: ast::Query) -> Result<LogicalPlan, Problem> {
     let statement = Parsed::Statement(Box::new(ast::Statement::Query(Box::new(query))));
     state.statement_to_plan(statement).await.map_err(|e| from_datafusion(&e))
 }

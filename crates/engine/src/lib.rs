@@ -32,7 +32,9 @@ mod relabel;
 mod replica;
 mod session;
 mod settings;
+mod split;
 mod system;
+mod training;
 
 pub use admin::Applied;
 pub use checks::{Decided, VerifyOptions, keep_checkpoints, verify_ledger};
@@ -53,6 +55,7 @@ pub use read::{GovernedRead, Totals};
 pub use replica::{Drilled, Replicated, drill, replicate, restore};
 pub use session::{ReadRequest, Session};
 pub use settings::Settings;
+pub use training::Replayed;
 
 use custody_dialect::Refusals;
 use custody_model::{DatasetDefinition, Hash, Problem};

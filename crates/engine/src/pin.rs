@@ -315,7 +315,7 @@ pub(crate) fn one_query(text: &SourceText) -> Result<(GatedQuery, Option<Explain
         Gated::Explain(kind, query) => Ok((query.clone(), Some(*kind))),
         Gated::Prepare(_) | Gated::Execute(_) => Err(Problem::new(1114, "prepared statements are made by the client")
             .help("use the driver's `prepare`; PREPARE and EXECUTE as text are not supported yet")),
-        Gated::Source(_) | Gated::FeatureView(_) | Gated::View(_) => Err(statement
+        Gated::Source(_) | Gated::FeatureView(_) | Gated::TrainingSet(_) | Gated::View(_) => Err(statement
             .refused_in_session()
             .unwrap_or_else(|| Problem::new(1115, "a definition belongs in a project file"))),
     }

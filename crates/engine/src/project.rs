@@ -3,7 +3,7 @@
 //! What holds here: every file has passed the gate; one definition a name; features are in an order in which each
 //! comes after what it reads.
 
-use custody_dialect::{Definition, GatedQuery, Located, SourceDef, Statement, ViewDef, order};
+use custody_dialect::{Definition, GatedQuery, Located, SourceDef, Statement, TrainingDef, ViewDef, order};
 use custody_model::{DatasetName, Problem, SourceText};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,8 @@ pub struct Project {
     pub sources: BTreeMap<DatasetName, Declared<SourceDef>>,
     /// Feature views by name.
     pub features: BTreeMap<DatasetName, Declared<ViewDef>>,
+    /// Training sets by name.
+    pub training: BTreeMap<DatasetName, Declared<TrainingDef>>,
     /// Names of the feature views, each after what it reads.
     pub order: Vec<DatasetName>,
     /// Policy files, by path below the project.
@@ -39,13 +41,14 @@ pub struct Declared<T> {
 }
 
 impl Project {
-    /// Reads `sources/`, `features/`, `views/` and `policies/`. Reports every refusal at once.
+    /// Reads `sources/`, `features/`, `views/`, `training/` and `policies/`. Reports every refusal at once.
     pub fn load(root: &Path) -> Result<Self, Problem> {
         let mut project = Self {
             root: root.to_path_buf(),
             files: vec![],
             sources: BTreeMap::new(),
             features: BTreeMap::new(),
+            training: BTreeMap::new(),
             order: vec![],
             policies: vec![],
         };
@@ -111,11 +114,12 @@ impl Project {
                 .help("project files hold CREATE SOURCE and CREATE FEATURE VIEW; queries go to `custody sql`");
             return Err(place(problem, &self.files));
         };
-        if self.sources.contains_key(&name) || self.features.contains_key(&name) {
+        if self.sources.contains_key(&name) || self.features.contains_key(&name) || self.training.contains_key(&name) {
             return Err(place(Problem::new(1111, format!("`{name}` is defined twice")), &self.files));
         }
         let wanted = match &value {
             Statement::FeatureView(_) => Some("features"),
+            Statement::TrainingSet(_) => Some("training"),
             _ => None,
         };
         if let Some(schema) = wanted
@@ -136,6 +140,9 @@ impl Project {
             }
             Statement::FeatureView(def) => {
                 self.features.insert(name, Declared { def: *def, text, file });
+            }
+            Statement::TrainingSet(def) => {
+                self.training.insert(name, Declared { def: *def, text, file });
             }
             Statement::View(_) => {
                 let problem = Problem::new(1127, format!("plain view `{name}`: only feature views are offered so far"))

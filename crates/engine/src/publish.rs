@@ -166,6 +166,16 @@ pub(crate) struct Prepared {
     pub(crate) provisional: bool,
 }
 
+/// What a definition says of its output.
+pub(crate) struct Declaration<'a> {
+    pub(crate) kind: DatasetKind,
+    pub(crate) name: &'a DatasetName,
+    pub(crate) key: &'a custody_dialect::Key,
+    pub(crate) ttl: Option<String>,
+    pub(crate) clauses: &'a custody_dialect::Clauses,
+    pub(crate) text: &'a str,
+}
+
 /// Versions of this run that stand in for the catalog's.
 pub(crate) type Overrides = BTreeMap<DatasetName, Found>;
 
@@ -257,7 +267,7 @@ impl Session {
     }
 
     /// Records a source as its files are now. A subject without `publish` on it goes on with the newest recorded.
-    async fn snapshot(
+    pub(crate) async fn snapshot(
         &self,
         project: &Project,
         declared: &Declared<SourceDef>,
@@ -403,20 +413,45 @@ impl Session {
             hash: crate::hash_text(&def.query.text_normalised()),
         };
         let drafted = self.draft(&statement, true).await?;
+        let declaration = Declaration {
+            kind: DatasetKind::FeatureView,
+            name,
+            key: &def.key,
+            ttl: def.ttl.as_ref().map(|t| t.value.clone()),
+            clauses: &def.clauses,
+            text: &declared.text,
+        };
+        let mut says = def.query.ast().to_string();
+        if def.match_strict.is_some() {
+            says.push_str("\nMATCH STRICT");
+        }
+        self.ready(&declaration, &says, drafted, statement.pinned, provisional)
+    }
+
+    /// What is drafted, with its definition, identity, classes and contract. `says` is what else makes another version.
+    pub(crate) fn ready(
+        &self,
+        declaration: &Declaration<'_>,
+        says: &str,
+        drafted: Drafted,
+        pinned: Vec<PinnedTable>,
+        provisional: bool,
+    ) -> Result<Prepared, Problem> {
+        let name = declaration.name;
         exact(name, &drafted.lineage)?;
         let catalog = self.engine.catalog();
-        let known = renamed(&catalog, name, &def.clauses)?;
-        let definition = self.view_definition(declared, known, &drafted, &statement.pinned)?;
+        let known = renamed(&catalog, name, declaration.clauses)?;
+        let definition = self.output_definition(declaration, known, &drafted, &pinned)?;
         // Whose it is, not whose it says it is.
         let grant = self.decide(&present(&catalog, &definition), &[])?;
         if !grant.publish {
             return Err(Problem::new(3102, format!("you may not publish `{name}`"))
                 .help("a policy must permit action `publish` on it: custody policy decide"));
         }
-        let labels = self.labels(&drafted.lineage, &statement.pinned);
-        let inputs = inputs(&statement.pinned);
+        let labels = self.labels(&drafted.lineage, &pinned);
+        let inputs = inputs(&pinned);
         let plan = plan_text(&drafted.plan)?;
-        let plan_hash = digest("custody plan v1", &[def.query.ast().to_string().as_bytes(), plan.as_bytes()]);
+        let plan_hash = digest("custody plan v1", &[says.as_bytes(), plan.as_bytes()]);
         let identity = identity(&plan_hash, &definition, &inputs);
         let newest = known.and_then(Dataset::newest);
         let same = known
@@ -431,7 +466,7 @@ impl Session {
             plan_hash,
             inputs,
             labels,
-            pinned: statement.pinned,
+            pinned,
             drafted,
             contract,
             same,
@@ -439,24 +474,23 @@ impl Session {
         })
     }
 
-    fn view_definition(
+    fn output_definition(
         &self,
-        declared: &Declared<ViewDef>,
+        declaration: &Declaration<'_>,
         known: Option<&Dataset>,
         drafted: &Drafted,
         pinned: &[PinnedTable],
     ) -> Result<DatasetDefinition, Problem> {
-        let def = &declared.def;
         let catalog = self.engine.catalog();
         let schema = custody_store::version_schema(drafted.plan.schema().as_arrow()).map_err(|e| e.problem())?;
-        let id = known.map_or_else(|| catalog.new_dataset_id(&def.name.value), Dataset::id);
+        let id = known.map_or_else(|| catalog.new_dataset_id(declaration.name), Dataset::id);
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
         if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
             return Err(
                 Problem::new(1119, format!("column `{}` appears twice", twice.1)).help("give one of them an alias")
             );
         }
-        let fields = catalog.next_field_ids(id, &earlier_names(known, &names, &def.clauses)?);
+        let fields = catalog.next_field_ids(id, &earlier_names(known, &names, declaration.clauses)?);
         let columns = schema
             .fields()
             .iter()
@@ -468,18 +502,17 @@ impl Session {
                 nullable: f.is_nullable(),
             })
             .collect();
-        let ttl = def.ttl.as_ref().map(|t| t.value.clone());
         let mut definition = self.definition(
-            DatasetKind::FeatureView,
+            declaration.kind,
             id,
-            &def.name.value,
+            declaration.name,
             columns,
-            &def.key,
-            ttl,
-            &def.clauses,
-            &declared.text,
+            declaration.key,
+            declaration.ttl.clone(),
+            declaration.clauses,
+            declaration.text,
         )?;
-        definition.purposes = purposes(&def.name.value, &definition.purposes, pinned)?;
+        definition.purposes = purposes(declaration.name, &definition.purposes, pinned)?;
         Ok(definition)
     }
 
@@ -598,7 +631,7 @@ impl Session {
         self.own_draft(prepared).ok_or_else(|| Problem::bug("a draft vanished while it was made"))
     }
 
-    async fn publish_view(
+    pub(crate) async fn publish_view(
         &self,
         prepared: &Prepared,
         options: &PublishOptions,
@@ -775,6 +808,18 @@ impl Session {
         publish_entry: EntryId,
         tell: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<Made, Problem> {
+        let staged = self.stage_rows(prepared, place, run, tell).await?;
+        self.commit(prepared, staged, options, run, publish_entry).await
+    }
+
+    /// The rows of a view, sorted, under an intent, in files that nothing names yet.
+    pub(crate) async fn stage_rows(
+        &self,
+        prepared: &Prepared,
+        place: &Place,
+        run: EntryId,
+        tell: &(dyn Fn(Event) + Send + Sync),
+    ) -> Result<Staged, Problem> {
         let began = Instant::now();
         let sorted = sorted(&prepared.drafted.plan, &prepared.definition)?;
         let plan = self
@@ -821,7 +866,7 @@ impl Session {
         .await;
         let outcome = if staged.is_ok() { Outcome::Success } else { Outcome::Failure };
         slot.close(self.outcome_entry(outcome, staged.as_ref().err(), totals, began)).await?;
-        self.commit(prepared, staged?, options, run, publish_entry).await
+        staged
     }
 
     /// The `written` entry, then Delta commit 0. Of two who wrote the same version, the later one takes what is there.
@@ -859,7 +904,7 @@ impl Session {
         }
     }
 
-    fn run_entry(
+    pub(crate) fn run_entry(
         &self,
         prepared: &Prepared,
         state: RunState,
@@ -906,7 +951,7 @@ impl Session {
         Ok(())
     }
 
-    async fn change_attributes(&self, d: &DatasetDefinition) -> Result<(), Problem> {
+    pub(crate) async fn change_attributes(&self, d: &DatasetDefinition) -> Result<(), Problem> {
         let change = custody_model::AttributeChange {
             dataset: d.id,
             owner: Some(d.owner.clone()),
@@ -932,7 +977,7 @@ fn feature<'a>(project: &'a Project, name: &DatasetName) -> Result<&'a Declared<
 }
 
 /// A feature over rows that policy would silently drop is refused, naming what drops them.
-fn require_complete(table: &PinnedTable) -> Result<(), Problem> {
+pub(crate) fn require_complete(table: &PinnedTable) -> Result<(), Problem> {
     let by = match &table.grant.rows {
         RowGrant::All => return Ok(()),
         RowGrant::Nothing => "no row set permits any of them".to_string(),
@@ -975,9 +1020,6 @@ fn recorded(lineage: &Lineage) -> Lineage {
 /// What the declaration may say and this version of the engine does not do yet.
 fn refuse_undone(def: &ViewDef) -> Result<(), Problem> {
     unsupported(&def.clauses)?;
-    if let Some(place) = &def.match_strict {
-        return Err(Problem::new(1124, "MATCH STRICT is not supported yet").label(place.label("here")));
-    }
     if let Some(incremental) = &def.incremental {
         return Err(Problem::new(1124, "INCREMENTAL BY is not supported yet")
             .help("leave it out: the view is then computed in full, which gives the same rows")
@@ -1193,7 +1235,7 @@ fn at_place(problem: Problem, place: &Placed<String>, text: Option<&SourceText>)
     in_file(problem.label(place.place.label("declared here")), text)
 }
 
-fn in_file(mut problem: Problem, text: Option<&SourceText>) -> Problem {
+pub(crate) fn in_file(mut problem: Problem, text: Option<&SourceText>) -> Problem {
     if problem.file.is_none() && !problem.labels.is_empty() {
         problem.file = text.map(|t| t.name.clone());
     }

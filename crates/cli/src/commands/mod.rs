@@ -7,6 +7,7 @@ mod init;
 mod ledger;
 mod query;
 mod serve;
+mod training;
 
 use crate::{
     arguments::{Arguments, Command, LedgerCommand, LineageArgs},
@@ -74,6 +75,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Publish(args) => build::publish(&context, args, arguments.quiet).await,
         Command::Log { name } => query::log(&context, name, arguments.format).await,
         Command::Verify { version, deep } => build::verify(&context, version, *deep).await,
+        Command::TrainSet(command) => training::run(&context, command, arguments.quiet).await,
         Command::Sql(args) => query::sql(&context, args, arguments.format).await,
         Command::Read { version, output } => query::read(&context, version, output, arguments.format).await,
         Command::Lineage(args) => query::lineage(&context, args, arguments.format).await,

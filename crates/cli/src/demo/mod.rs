@@ -16,6 +16,7 @@ const FILES: &[(&str, &str)] = &[
     ("features/patient_profile.sql", include_str!("../../demo/features/patient_profile.sql")),
     ("features/diagnosis_burden.sql", include_str!("../../demo/features/diagnosis_burden.sql")),
     ("features/risk_inputs.sql", include_str!("../../demo/features/risk_inputs.sql")),
+    ("training/mortality.sql", include_str!("../../demo/training/mortality.sql")),
     ("policies/clinic.cedar", include_str!("../../demo/policies/clinic.cedar")),
     ("policies/clinic.sql", include_str!("../../demo/policies/clinic.sql")),
     ("tests/principals.toml", include_str!("../../demo/tests/principals.toml")),
