@@ -9,10 +9,14 @@ use crate::{
 use custody_lineage::ColumnUse;
 use custody_model::{
     Actor, ControlSeq, Denied, Entry, EntryId, Hash, Measure, Outcome, Payload, Problem, ReadIntent, ReadOutcome,
-    Reason, Rung, Target, TargetColumn, Verb,
+    Reason, Rung, TableVersion, Target, TargetColumn, Verb,
 };
+use custody_policy::Grant;
 use std::time::Instant;
 use uuid::Uuid;
+
+/// The code under which an alert about policies stands in the ledger.
+const UNEVALUATED: &str = "C3401";
 
 impl Session {
     /// An entry by this subject, now, without targets.
@@ -132,6 +136,36 @@ impl Session {
             },
             Err(lost) => lost,
         }
+    }
+
+    /// Policies that could not be evaluated deny a table to everybody, which its readers must not learn. Operators do: an
+    /// entry without an actor, so that only those see it who see all, names the table and the policies.
+    pub(crate) async fn alert(&self, at: &TableVersion, grant: &Grant) -> Result<(), Problem> {
+        tracing::error!(table = %at, policies = ?grant.failed, "policies cannot be evaluated: nothing of the table is granted");
+        let payload = Payload::Denied(Denied {
+            code: UNEVALUATED.into(),
+            statement_hash: None,
+            targets: vec![self.engine.keys.token("target", at.name.to_string().as_bytes())?],
+            count: 1,
+        });
+        let mut entry = self.entry(Verb::Read, Outcome::Failure, payload);
+        entry.actor = None;
+        entry.targets = vec![Target {
+            dataset: at.dataset,
+            version: at.version,
+            made_at: at.made_at,
+            grant: Some(grant.hash),
+            row_sets: vec![],
+            columns: vec![TargetColumn {
+                ordinal: 0,
+                requested: false,
+                roles: Default::default(),
+                rung: Rung::None,
+                policies: grant.failed.clone(),
+            }],
+        }];
+        self.engine.recorder.record(entry).await?;
+        Ok(())
     }
 
     fn denial(&self, request: &ReadRequest, pinned: &[PinnedTable], problem: &Problem) -> Result<Entry, Problem> {

@@ -173,7 +173,7 @@ fn policy_batch(pinned: &[PinnedTable]) -> Result<RecordBatch, Problem> {
     let mut columns: [Vec<String>; 7] = Default::default();
     for table in pinned {
         for column in table.grant.columns.iter().filter(|c| c.rung > Rung::None) {
-            let mask = column.mask.as_ref().map_or_else(String::new, |m| format!("{m:?}").to_lowercase());
+            let mask = column.mask.as_ref().map(custody_policy::mask::describe).unwrap_or_default();
             let row = [
                 table.at.to_string(),
                 column.name.clone(),

@@ -1,7 +1,8 @@
 //! Which functions a statement may call: an allow-list by subtraction from DataFusion's own, checked by name.
 //!
 //! Left out: functions that look beneath a barrier (`input_file_name`, `file_row_index`), that tell about the engine
-//! (`version`), and the marker functions of policy, which only policy itself may write.
+//! (`version`), and the marker functions of policy, which only policy itself may write. Those whose results could be
+//! without end are bounded (`bounded.rs`).
 
 use datafusion::{
     execution::SessionStateDefaults,
@@ -20,6 +21,7 @@ pub(crate) fn scalar() -> Vec<Arc<ScalarUDF>> {
         .filter(|f| {
             !NOT_CALLABLE.contains(&f.name()) && f.aliases().iter().all(|a| !NOT_CALLABLE.contains(&a.as_str()))
         })
+        .map(crate::bounded::bounded)
         .collect()
 }
 

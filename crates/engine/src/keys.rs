@@ -106,6 +106,13 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// What tells two keys of one id apart without telling the key; `None` where the key cannot be had.
+    pub(crate) fn token_key_version(&self, key: &str) -> Option<Hash> {
+        custody_policy::TokenKeys::mac(self, key, b"custody/token-key-version/v1").map(Hash)
+    }
+}
+
 /// The ring of token masks: plans know ids, keys stay here.
 impl custody_policy::TokenKeys for Keys {
     fn mac(&self, key: &str, message: &[u8]) -> Option<[u8; 32]> {

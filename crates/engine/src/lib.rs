@@ -6,8 +6,11 @@
 
 mod admin;
 mod asof;
+#[cfg(test)]
+mod attacks;
 pub mod audit;
 pub mod barrier;
+mod bounded;
 mod bundle_files;
 mod checks;
 pub mod clock;

@@ -135,6 +135,9 @@ impl Session {
     /// A version as this subject may see it.
     pub(crate) async fn pin_found(&self, found: Found) -> Result<PinnedTable, Problem> {
         let grant = self.decide(&found.definition, &found.labels)?;
+        if !grant.failed.is_empty() {
+            self.alert(&found.at, &grant).await?;
+        }
         if !grant.visible() {
             return Err(not_found(&found.definition.name));
         }
@@ -177,7 +180,9 @@ impl Session {
         let bundle = self.engine.bundle().ok_or_else(|| {
             Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
         })?;
-        let facts = facts(&bundle, definition, labels);
+        let mut facts = facts(&bundle, definition, labels);
+        let version = |key: String| self.engine.keys.token_key_version(&key).map(|version| (key, version));
+        facts.token_keys = bundle.token_keys(&definition.name).into_iter().filter_map(version).collect();
         let mut grant = Grant::clone(&self.engine.decisions.decide(&bundle, &self.subject, &facts));
         // Group floors are a later piece: until then a column that may only be aggregated is not there at all.
         for column in &mut grant.columns {
@@ -246,7 +251,7 @@ pub(crate) fn present(catalog: &Catalog, definition: &DatasetDefinition) -> Data
     definition
 }
 
-/// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes.
+/// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes; without token keys.
 pub(crate) fn facts(
     bundle: &custody_policy::Bundle,
     definition: &DatasetDefinition,
@@ -276,6 +281,7 @@ pub(crate) fn facts(
         owner: Principal(definition.owner.clone()),
         purposes: definition.purposes.clone(),
         columns,
+        token_keys: BTreeMap::new(),
     }
 }
 

@@ -244,6 +244,25 @@ impl Bundle {
         self.tables.get(dataset).and_then(|t| t.durability).unwrap_or_default()
     }
 
+    /// Ids of the token keys that a mask of this dataset may use: its columns' own, and those of every class, which a
+    /// column may inherit.
+    pub fn token_keys(&self, dataset: &DatasetName) -> BTreeSet<String> {
+        let own = self.tables.get(dataset).into_iter().flat_map(|t| t.masks.values());
+        let masks = self.class_masks.values().chain(own).flat_map(BTreeMap::values);
+        masks
+            .filter_map(|mask| match &mask.spec {
+                MaskSpec::Token { key, .. } => Some(key.clone()),
+                MaskSpec::Null
+                | MaskSpec::Const(_)
+                | MaskSpec::First(_)
+                | MaskSpec::Last(_)
+                | MaskSpec::Year
+                | MaskSpec::Month
+                | MaskSpec::Bucket(_) => None,
+            })
+            .collect()
+    }
+
     /// The mask of a column of this type at a rung, where parameters are given and fit. `column` is its name in the
     /// bundle; parameters FOR COLUMN win over those of its most specific classes. Redact needs none: NULL.
     pub fn mask(

@@ -72,7 +72,7 @@ pub fn subject_key(subject: &Subject) -> SubjectKey {
 
 /// SHA3-256 over a table's facts.
 pub fn facts_hash(facts: &TableFacts) -> Hash {
-    let mut hash = Digest::new("custody/facts/v1");
+    let mut hash = Digest::new("custody/facts/v2");
     hash.bytes(facts.dataset.0.as_bytes()).text(&facts.name.to_string()).text(&facts.owner.0);
     hash.texts(facts.purposes.iter().map(|p| p.0.as_str()));
     hash.number(facts.columns.len() as u64);
@@ -83,6 +83,10 @@ pub fn facts_hash(facts: &TableFacts) -> Hash {
         for (rung, until) in &column.approved {
             hash.text(rung.word()).bytes(&until.0.to_le_bytes());
         }
+    }
+    hash.number(facts.token_keys.len() as u64);
+    for (key, version) in &facts.token_keys {
+        hash.text(key).bytes(version.as_bytes());
     }
     hash.finish()
 }

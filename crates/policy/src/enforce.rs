@@ -11,6 +11,7 @@ pub const IDS: &[&str] = &[
     "check.decisions",
     "check.expressions",
     "check.leaves",
+    "check.settled",
     "decide.error",
     "decide.explain_raw",
     "decide.guards",

@@ -18,6 +18,9 @@ pub struct TableFacts {
     pub purposes: BTreeSet<Purpose>,
     /// The columns of the version read, in order.
     pub columns: Vec<ColumnFacts>,
+    /// Versions of the token keys that masks of this table may use, by key id: a new key makes other tokens, so it makes
+    /// another grant.
+    pub token_keys: BTreeMap<String, Hash>,
 }
 
 /// What a decision may look at about a column.

@@ -116,6 +116,7 @@ fn facts(tables: &str, name: &str) -> TableFacts {
                 approved: BTreeMap::new(),
             })
             .collect(),
+        token_keys: BTreeMap::new(),
     }
 }
 
@@ -963,6 +964,12 @@ fn hashes_tell_all_that_decides() {
     let mut other = table.clone();
     other.columns[0].data_type = DataType::Int32;
     assert_ne!(facts_hash(&table), facts_hash(&other));
+    // A token key that was replaced makes other tokens, so a ticket of before must not fit.
+    let keys: Vec<String> = bundle.token_keys(&table.name).into_iter().collect();
+    assert_eq!(keys, ["research"]);
+    let mut rotated = table.clone();
+    rotated.token_keys.insert("research".into(), custody_model::Hash([7; 32]));
+    assert_ne!(hash(&base, &table), hash(&base, &rotated));
     let cache = Decisions::new(NonZeroUsize::new(1).unwrap());
     let first = cache.decide(&bundle, &base, &table);
     assert!(std::sync::Arc::ptr_eq(&first, &cache.decide(&bundle, &base, &table)));

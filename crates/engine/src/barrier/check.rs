@@ -14,6 +14,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_expr::expressions as physical;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::HashJoinExec;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -60,7 +61,39 @@ const FREE: &[&str] = &["EmptyExec", "ExplainExec", "LazyMemoryExec", "Placehold
 /// Refuses the plan where a leaf is not under exactly one barrier, a barrier's decision is not among `decisions`, or
 /// something unknown is below a closed barrier.
 pub fn check(plan: &Arc<dyn ExecutionPlan>, decisions: &Decisions) -> Result<()> {
+    if !settled(plan) {
+        return internal_err!("a filter that still changes passes a closed barrier");
+    }
     check_node(plan, decisions, &[])
+}
+
+/// Whether every dynamic filter that passes a closed barrier is a hash join's, which is complete before the other side
+/// is read.
+///
+/// INVARIANT: what a filter lets through depends on visible rows only. That of a TopK or an aggregate tightens while
+/// rows are read, and how far it has come when a visible row is looked at depends on the hidden rows before it: which of
+/// several equal rows is kept, and which row meets a fallible expression, would tell.
+pub(super) fn settled(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let (mut joins, mut passed) = (BTreeSet::new(), vec![]);
+    dynamic_filters(plan, &mut joins, &mut passed);
+    !enforce!("check.settled", !passed.iter().all(|id| id.is_some_and(|id| joins.contains(&id))))
+}
+
+fn dynamic_filters(plan: &Arc<dyn ExecutionPlan>, joins: &mut BTreeSet<u64>, passed: &mut Vec<Option<u64>>) {
+    if plan.is::<HashJoinExec>() {
+        joins.extend(plan.dynamic_expressions_produced().iter().filter_map(|e| e.expression_id()));
+    }
+    if let Some(barrier) = plan.downcast_ref::<BarrierExec>().filter(|b| !b.open()) {
+        barrier.filters().iter().for_each(|filter| identities(filter, passed));
+    }
+    plan.children().into_iter().for_each(|child| dynamic_filters(child, joins, passed));
+}
+
+fn identities(e: &Arc<dyn PhysicalExpr>, out: &mut Vec<Option<u64>>) {
+    if e.is::<physical::DynamicFilterPhysicalExpr>() {
+        out.push(e.expression_id());
+    }
+    e.children().into_iter().for_each(|child| identities(child, out));
 }
 
 fn check_node(plan: &Arc<dyn ExecutionPlan>, decisions: &Decisions, above: &[&BarrierExec]) -> Result<()> {

@@ -101,6 +101,11 @@ impl BarrierExec {
         &self.input
     }
 
+    /// Filters from above that also run below.
+    pub(super) fn filters(&self) -> &[Arc<dyn PhysicalExpr>] {
+        &self.filters
+    }
+
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = if self.open { input.schema() } else { Arc::clone(&self.schema) };
         let over = Self::try_new(self.at.clone(), self.grant, self.open, schema, input)?;

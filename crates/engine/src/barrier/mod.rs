@@ -21,6 +21,8 @@ mod planner;
 mod rules;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twins;
 
 pub use check::{Decisions, check};
 pub use exec::{BarrierExec, InsideGovernedTable};

@@ -3,7 +3,7 @@
 //! What holds after it: every table scan of the logical plan, subqueries included, stood under exactly one barrier.
 
 use super::{
-    check::{Decisions, check},
+    check::{Decisions, check, settled},
     exec::BarrierExec,
 };
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::datasource::cte_worktable::CteWorkTable;
+use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::functions_table::generate_series::GenerateSeriesTable;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -91,11 +92,27 @@ impl fmt::Debug for BarrierQueryPlanner {
 impl QueryPlanner for BarrierQueryPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         check_scans(plan, 0, false)?;
-        let physical = self.planner.create_physical_plan(plan, session).await.map_err(hide_plan)?;
+        let mut physical = self.planner.create_physical_plan(plan, session).await.map_err(hide_plan)?;
+        if !settled(&physical) {
+            let session = without_changing_filters(session)?;
+            physical = self.planner.create_physical_plan(plan, &session).await.map_err(hide_plan)?;
+        }
         let decisions = session.config().get_extension::<Decisions>().unwrap_or_default();
         check(&physical, &decisions)?;
         Ok(physical)
     }
+}
+
+/// The session without the dynamic filters that change while rows are read; those of joins stay.
+fn without_changing_filters(session: &dyn Session) -> Result<SessionState> {
+    let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
+        return internal_err!("a governed table is planned by an unknown session");
+    };
+    let mut state = state.clone();
+    let options = &mut state.config_mut().options_mut().optimizer;
+    options.enable_topk_dynamic_filter_pushdown = false;
+    options.enable_aggregate_dynamic_filter_pushdown = false;
+    Ok(state)
 }
 
 /// Planning errors may print a plan with row sets, masks and files in it.

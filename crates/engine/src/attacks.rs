@@ -1,0 +1,298 @@
+//! Attacks as text: `testdata/attacks/*.slt`, statements that try to see more than policy shows.
+//!
+//! The files are of sqllogictest's form: `connection NAME` says who asks (`principals.txt`), each `query` has its answer
+//! after `----`, rows sorted as they come, or the error. What `research` asks of `raw.patients` is asked again of
+//! `raw.patients_research`, a stored copy of what `research` may see, which must give the same rows; `skipif reference`
+//! leaves that out. `CUSTODY_UPDATE=1` writes the answers down anew, to be read in review.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use crate::{Engine, Project, PublishOptions, ReadRequest, Settings, audit::WriterChoice, clock::SystemClock};
+use custody_model::{Authentication, Principal, Problem, Purpose, Subject};
+use datafusion::arrow::{
+    array::RecordBatch,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/attacks")
+}
+
+fn subject(name: &str, role: &str, purpose: &str) -> Subject {
+    Subject {
+        principal: Principal::from(name),
+        kind: "user".into(),
+        roles: BTreeSet::from([role.to_string()]),
+        attributes: BTreeMap::new(),
+        purpose: Purpose::from(purpose),
+        environment: "prod".into(),
+        stage: String::new(),
+        region: None,
+        model: None,
+        model_version: None,
+        authentication: Authentication::Impersonated,
+        session: None,
+        token: None,
+    }
+}
+
+/// `principals.txt`: name, role, purpose.
+fn principals() -> BTreeMap<String, Subject> {
+    let text = fs::read_to_string(data().join("principals.txt")).unwrap();
+    let lines = text.lines().filter(|l| !l.starts_with('#'));
+    let one = |line: &str| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+        [name, role, purpose] => (name.to_string(), subject(name, role, purpose)),
+        other => panic!("{other:?}"),
+    };
+    lines.map(one).collect()
+}
+
+/// A warehouse with the project's sources recorded and its policies active.
+pub(crate) struct Warehouse {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) principals: BTreeMap<String, Subject>,
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
+            let _ = fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+impl Warehouse {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&data().join("project"), folder.path());
+        let principals = principals();
+        let mut settings = Settings::new(folder.path().join("warehouse"), "attacks", WriterChoice::Cli);
+        settings.environment = "prod".into();
+        settings.sources_allow = vec![folder.path().to_path_buf()];
+        settings.partitions = 1;
+        let engine = Engine::create(settings, Arc::new(SystemClock), principals["engineer"].clone()).await.unwrap();
+        // Tokens are the same in every run.
+        fs::write(folder.path().join("warehouse/keys/token-research.key"), [7; 32]).unwrap();
+        let project = Project::load(folder.path()).unwrap_or_else(|p| panic!("{p:#?}"));
+        let session = engine.session(principals["engineer"].clone());
+        session.apply_policies(&project, "attacks", false).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        session.publish(&project, &PublishOptions::default(), &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        Self { engine, folder, principals }
+    }
+
+    /// Rows as lines, or the error with its help.
+    pub(crate) async fn ask(&self, who: &str, sql: &str) -> Result<Vec<String>, String> {
+        let session = self.engine.session(self.principals[who].clone());
+        let told = |p: Problem| p.to_string();
+        let read = session.read(ReadRequest::sql(sql)).await.map_err(told)?;
+        let batches = read.collect().await.map_err(told)?;
+        Ok(batches.iter().flat_map(lines).collect())
+    }
+}
+
+fn lines(batch: &RecordBatch) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let cells: Vec<_> = batch.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    let cell = |text: String| {
+        let text = if text.is_empty() { "(empty)".into() } else { text };
+        let hash = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if hash { "(hash)".into() } else { text }
+    };
+    let row = |i| cells.iter().map(|c| cell(c.value(i).to_string())).collect::<Vec<_>>().join(" ");
+    (0..batch.num_rows()).flat_map(|i| row(i).lines().map(without_hash).collect::<Vec<_>>()).collect()
+}
+
+/// Grants have the random id of their table in their hash.
+fn without_hash(line: &str) -> String {
+    match line.split_once("grant=") {
+        Some((before, after)) => format!("{before}grant=(hash){}", after.get(8..).unwrap_or_default()),
+        None => line.to_string(),
+    }
+}
+
+fn take<'a>(lines: &mut std::iter::Peekable<std::str::Lines<'a>>, end: fn(&str) -> bool) -> Vec<&'a str> {
+    let mut taken = vec![];
+    while let Some(next) = lines.next_if(|l| !end(l)) {
+        taken.push(next);
+    }
+    taken
+}
+
+/// One file: its text with the answers as they are, and what is wrong.
+async fn run(warehouse: &Warehouse, text: &str) -> (String, Vec<String>) {
+    let (mut out, mut wrong) = (String::new(), vec![]);
+    let (mut who, mut compare) = ("nobody".to_string(), true);
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let _ = writeln!(out, "{line}");
+        if let Some(name) = line.strip_prefix("connection ") {
+            who = name.to_string();
+        } else if line == "skipif reference" {
+            compare = false;
+        } else if line.starts_with("query") {
+            out.truncate(out.len() - line.len() - 1);
+            let sql = take(&mut lines, |l| l.is_empty() || l == "----").join("\n");
+            let want = match lines.next_if_eq(&"----") {
+                Some(_) => take(&mut lines, str::is_empty).join("\n"),
+                None => String::new(),
+            };
+            let got = warehouse.ask(&who, &sql).await;
+            let (kind, answer) = match &got {
+                Ok(rows) => ("query", rows.join("\n")),
+                Err(error) => ("query error", error.clone()),
+            };
+            let _ = writeln!(out, "{kind}\n{sql}\n----\n{answer}");
+            if answer.is_empty() {
+                out.pop();
+            }
+            if answer != want || line != kind {
+                wrong.push(format!("{who}: {sql}\n  wanted {line}\n{want}\n  got {kind}\n{answer}"));
+            }
+            if compare && who == "research" {
+                let copy = sql.replace("raw.patients", "raw.patients_research");
+                let copy =
+                    warehouse.ask("reference", &copy).await.map_err(|e| e.replace("patients_research", "patients"));
+                if copy != got {
+                    wrong.push(format!("{who}: {sql}\n  answers {got:?}\n  the stored copy {copy:?}"));
+                }
+            }
+            if answer.contains("HIDDEN") && who != "engineer" {
+                wrong.push(format!("{who}: {sql}\n  shows a hidden value"));
+            }
+            compare = true;
+        }
+    }
+    (out, wrong)
+}
+
+fn block_on<T: Send>(f: impl AsyncFnOnce() -> T + Send) -> T {
+    let run = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_stack_size(64 << 20)
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(f())
+    };
+    std::thread::scope(|s| {
+        std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(s, run).unwrap().join().unwrap()
+    })
+}
+
+#[test]
+fn attacks_see_what_a_stored_copy_shows() {
+    let wrong = block_on(async || {
+        let warehouse = Warehouse::new().await;
+        let mut all = vec![];
+        for file in ["barrier.slt", "doors.slt"] {
+            let path = data().join(file);
+            let (text, wrong) = run(&warehouse, &fs::read_to_string(&path).unwrap()).await;
+            if std::env::var_os("CUSTODY_UPDATE").is_some() {
+                fs::write(&path, text).unwrap();
+            }
+            all.extend(wrong.into_iter().map(|w| format!("{file}: {w}")));
+        }
+        warehouse.engine.close().await.unwrap();
+        all
+    });
+    assert!(wrong.is_empty(), "{} findings\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// A bundle that is refused says where and why, and the one before stays in force.
+#[test]
+fn a_refused_bundle_leaves_the_running_one() {
+    block_on(async || {
+        let warehouse = Warehouse::new().await;
+        let session = warehouse.engine.session(warehouse.principals["engineer"].clone());
+        let before = warehouse.ask("research", "SELECT count(*), count(DISTINCT mrn) FROM raw.patients").await;
+        assert!(before.is_ok(), "{before:?}");
+        let row_set = "CREATE ROW SET eu ON raw.patients AS region = 'eu'";
+        for (file, from, to, want) in [
+            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS area = 'eu'", "column `area`"),
+            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS 1 / score > 0", "not supported"),
+            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS score = 'eu'", "`score`"),
+            (
+                "attacks.sql",
+                row_set,
+                "CREATE ROW SET eu ON raw.patients AS id IN (SELECT id FROM raw.patients)",
+                "not supported",
+            ),
+            ("attacks.sql", "partial = year", "partial = first(2)", "`first` needs text"),
+            ("attacks.sql", "CREATE CLASSIFICATION quasi;", "CREATE CLASSIFICATION hidden;", "declared twice"),
+            ("attacks.cedar", "resource in Class::\"plain\"", "resource in Class::\"plane\"", "class `plane`"),
+            (
+                "attacks.cedar",
+                "@id(\"visits\") permit (principal in Role::\"research\", action in Action::\"up_to_raw\", resource in \
+                 Table::\"raw.visits\");",
+                "permit (principal, action in Action::\"up_to_raw\", resource in Table::\"raw.visits\") when { \
+                 principal.rank > 3 };",
+                "rank",
+            ),
+            (
+                "attacks.cedar",
+                "@id(\"visits\") permit (principal in Role::\"research\", action in Action::\"up_to_raw\", resource in \
+                 Table::\"raw.visits\");",
+                "permit (principal, action in Action::\"up_to_raw\", resource in Table::\"raw.visits\") when { \
+                 principal.getTag(\"rank\").contains(\"3\") };",
+                "rank",
+            ),
+        ] {
+            let path = warehouse.folder.path().join("policies").join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(from), "{from}");
+            fs::write(&path, text.replace(from, to)).unwrap();
+            let project = Project::load(warehouse.folder.path()).unwrap();
+            let refused = session.apply_policies(&project, "bad", false).await.unwrap_err();
+            let all = std::iter::once(&refused).chain(&refused.related);
+            let told: Vec<_> = all.map(|p| (p.to_string(), p.file.clone(), p.labels.len())).collect();
+            assert!(
+                told.iter().any(|(text, place, labels)| {
+                    text.contains(want) && *labels > 0 && place.as_ref().is_some_and(|f| f.ends_with(file))
+                }),
+                "{to}: {told:#?}"
+            );
+            fs::write(&path, text).unwrap();
+            let after = warehouse.ask("research", "SELECT count(*), count(DISTINCT mrn) FROM raw.patients").await;
+            assert_eq!(before, after, "{to}");
+        }
+        warehouse.engine.close().await.unwrap();
+    });
+}
+
+/// A policy that cannot be evaluated denies, and operators learn which; its readers do not.
+#[test]
+fn a_policy_that_does_not_fit_raises_an_alert() {
+    block_on(async || {
+        let mut warehouse = Warehouse::new().await;
+        warehouse.principals.insert("auditor".into(), subject("auditor", "auditor", "audit"));
+        let path = warehouse.folder.path().join("sources/sources.sql");
+        let text = fs::read_to_string(&path).unwrap().replace("consent BOOLEAN", "agreed BOOLEAN");
+        fs::write(&path, text).unwrap();
+        let csv = warehouse.folder.path().join("raw/patients/p.csv");
+        fs::write(&csv, fs::read_to_string(&csv).unwrap().replace("consent", "agreed")).unwrap();
+        let project = Project::load(warehouse.folder.path()).unwrap();
+        let session = warehouse.engine.session(warehouse.principals["engineer"].clone());
+        session.publish(&project, &PublishOptions::default(), &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        let refused = warehouse.ask("research", "SELECT id FROM raw.patients").await.unwrap_err();
+        assert!(refused.starts_with("C6001 table `raw.patients` not found"), "{refused}");
+        let alerts = "SELECT dataset, decision FROM system.access.audit WHERE code = 'C3401'";
+        assert_eq!(warehouse.ask("auditor", alerts).await.unwrap(), ["raw.patients deny"]);
+        assert_eq!(warehouse.ask("research", alerts).await.unwrap(), Vec::<String>::new());
+        let denials = "SELECT count(*) FROM system.policy.denials WHERE principal IS NULL";
+        assert_eq!(warehouse.ask("research", denials).await.unwrap(), ["0"]);
+        warehouse.engine.close().await.unwrap();
+    });
+}

@@ -1,0 +1,16 @@
+CREATE CLASSIFICATION identifier;
+CREATE CLASSIFICATION quasi;
+CREATE CLASSIFICATION clinical;
+CREATE CLASSIFICATION plain;
+CREATE CLASSIFICATION hidden;
+TAG COLUMN raw.patients.mrn AS identifier;
+TAG COLUMN raw.patients.birth AS quasi;
+TAG COLUMN raw.patients.hba1c AS clinical;
+TAG COLUMN raw.patients.note AS hidden;
+TAG COLUMN raw.patients.id, raw.patients.region, raw.patients.score, raw.patients.seen AS plain;
+CREATE MASK PARAMETERS FOR identifier (token = hmac(key 'research', domain 'person'));
+CREATE MASK PARAMETERS FOR quasi (partial = year);
+CREATE MASK PARAMETERS FOR clinical (partial = bucket(10));
+CREATE ROW SET eu ON raw.patients AS region = 'eu';
+CREATE ROW SET all_regions ON raw.patients AS TRUE;
+CREATE GUARD consented ON raw.patients AS consent IS TRUE;
