@@ -235,6 +235,19 @@ pub(crate) enum PolicyCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Who of the recorded readers would gain or lose what. Exit code 5 where somebody would.
+    ///
+    /// Example: custody policy diff 3 project --replay 30d
+    Diff {
+        /// The bundle to start from: an epoch.
+        old: String,
+        /// The bundle to go to: an epoch, or `project` for the files here.
+        #[arg(default_value = "project")]
+        new: String,
+        /// How far back: `8h`, `30d`.
+        #[arg(long, default_value = "30d")]
+        replay: String,
+    },
     /// What a stand-in would get of a dataset, by the active policies.
     Decide {
         /// `raw.patients`

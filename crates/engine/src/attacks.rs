@@ -7,8 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use crate::{Engine, Project, PublishOptions, ReadRequest, Settings, audit::WriterChoice, clock::SystemClock};
-use custody_model::{Authentication, Principal, Problem, Purpose, Subject};
+use crate::{Choice, Engine, Project, PublishOptions, ReadRequest, Settings, audit::WriterChoice, clock::SystemClock};
+use custody_model::{Authentication, Principal, Problem, Purpose, Subject, WallNanos};
 use datafusion::arrow::{
     array::RecordBatch,
     util::display::{ArrayFormatter, FormatOptions},
@@ -222,24 +222,24 @@ fn a_refused_bundle_leaves_the_running_one() {
         let row_set = "CREATE ROW SET eu ON raw.patients AS region = 'eu'";
         for (file, from, to, want) in [
             ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS area = 'eu'", "column `area`"),
-            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS 1 / score > 0", "not supported"),
-            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS score = 'eu'", "`score`"),
+            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS 1 / score > 0", "C1605"),
+            ("attacks.sql", row_set, "CREATE ROW SET eu ON raw.patients AS score = 'eu'", "C1604"),
             (
                 "attacks.sql",
                 row_set,
                 "CREATE ROW SET eu ON raw.patients AS id IN (SELECT id FROM raw.patients)",
-                "not supported",
+                "C1605",
             ),
             ("attacks.sql", "partial = year", "partial = first(2)", "`first` needs text"),
             ("attacks.sql", "CREATE CLASSIFICATION quasi;", "CREATE CLASSIFICATION hidden;", "declared twice"),
-            ("attacks.cedar", "resource in Class::\"plain\"", "resource in Class::\"plane\"", "class `plane`"),
+            ("attacks.cedar", "resource in Class::\"plain\"", "resource in Class::\"plane\"", "C1602"),
             (
                 "attacks.cedar",
                 "@id(\"visits\") permit (principal in Role::\"research\", action in Action::\"up_to_raw\", resource in \
                  Table::\"raw.visits\");",
                 "permit (principal, action in Action::\"up_to_raw\", resource in Table::\"raw.visits\") when { \
                  principal.rank > 3 };",
-                "rank",
+                "C16",
             ),
             (
                 "attacks.cedar",
@@ -247,7 +247,7 @@ fn a_refused_bundle_leaves_the_running_one() {
                  Table::\"raw.visits\");",
                 "permit (principal, action in Action::\"up_to_raw\", resource in Table::\"raw.visits\") when { \
                  principal.getTag(\"rank\").contains(\"3\") };",
-                "rank",
+                "C16",
             ),
         ] {
             let path = warehouse.folder.path().join("policies").join(file);
@@ -288,11 +288,65 @@ fn a_policy_that_does_not_fit_raises_an_alert() {
         session.publish(&project, &PublishOptions::default(), &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
         let refused = warehouse.ask("research", "SELECT id FROM raw.patients").await.unwrap_err();
         assert!(refused.starts_with("C6001 table `raw.patients` not found"), "{refused}");
-        let alerts = "SELECT dataset, decision FROM system.access.audit WHERE code = 'C3401'";
+        let alerts = "SELECT dataset, decision FROM system.access.audit WHERE code = 'C3302'";
         assert_eq!(warehouse.ask("auditor", alerts).await.unwrap(), ["raw.patients deny"]);
         assert_eq!(warehouse.ask("research", alerts).await.unwrap(), Vec::<String>::new());
         let denials = "SELECT count(*) FROM system.policy.denials WHERE principal IS NULL";
         assert_eq!(warehouse.ask("research", denials).await.unwrap(), ["0"]);
+        warehouse.engine.close().await.unwrap();
+    });
+}
+
+/// Recorded decisions come out again, and a change of policy is told by what it would mean to recorded readers.
+#[test]
+fn recorded_decisions_are_replayed() {
+    block_on(async || {
+        let warehouse = Warehouse::new().await;
+        for (who, sql) in [
+            ("research", "SELECT id FROM raw.patients"),
+            ("research", "SELECT mrn FROM raw.patients WHERE id > 2"),
+            ("research", "SELECT * FROM raw.visits"),
+            ("engineer", "SELECT * FROM raw.patients"),
+        ] {
+            warehouse.ask(who, sql).await.unwrap();
+        }
+        let path = warehouse.folder.path().join("policies/attacks.cedar");
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.replace(
+            "up_to_token\", resource in Class::\"identifier\"",
+            "up_to_redact\", resource in Class::\"identifier\"",
+        );
+        let text = text.replace(
+            "action in Action::\"up_to_redact\", resource in Class::\"hidden\"",
+            "action in Action::\"up_to_raw\", resource in Class::\"hidden\"",
+        );
+        fs::write(&path, text).unwrap();
+        let guard = "CREATE GUARD consented ON raw.patients AS consent IS TRUE;";
+        let path = warehouse.folder.path().join("policies/attacks.sql");
+        fs::write(&path, fs::read_to_string(&path).unwrap().replace(guard, "")).unwrap();
+        let project = Project::load(warehouse.folder.path()).unwrap();
+        let session = warehouse.engine.session(warehouse.principals["engineer"].clone());
+        let replayed = session.replay(&project, &Choice::Epoch(1), &Choice::Project, WallNanos(0)).await.unwrap();
+        assert_eq!((replayed.decisions, replayed.distinct, replayed.underived.len()), (4, 3, 0));
+        let told: Vec<_> = replayed
+            .changes
+            .iter()
+            .map(|c| {
+                format!("{} {} {}: {} -> {} ({})", c.principal, c.direction.word(), c.what, c.before, c.after, c.reads)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "research loses mrn: token hmac(key 'research', domain 'person') -> redact null (2)",
+                "research gains note: redact null -> raw (2)",
+                "research differs rows: region = 'eu' AND (consent IS TRUE) -> region = 'eu' (2)",
+            ]
+        );
+        let same = session.replay(&project, &Choice::Epoch(1), &Choice::Epoch(1), WallNanos(0)).await.unwrap();
+        assert_eq!(same.changes, []);
+        let research = warehouse.engine.session(warehouse.principals["research"].clone());
+        assert!(research.replay(&project, &Choice::Epoch(1), &Choice::Project, WallNanos(0)).await.is_err());
         warehouse.engine.close().await.unwrap();
     });
 }

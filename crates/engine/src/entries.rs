@@ -16,7 +16,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 /// The code under which an alert about policies stands in the ledger.
-const UNEVALUATED: &str = "C3401";
+const UNEVALUATED: u16 = 3302;
 
 impl Session {
     /// An entry by this subject, now, without targets.
@@ -143,7 +143,7 @@ impl Session {
     pub(crate) async fn alert(&self, at: &TableVersion, grant: &Grant) -> Result<(), Problem> {
         tracing::error!(table = %at, policies = ?grant.failed, "policies cannot be evaluated: nothing of the table is granted");
         let payload = Payload::Denied(Denied {
-            code: UNEVALUATED.into(),
+            code: format!("C{UNEVALUATED}"),
             statement_hash: None,
             targets: vec![self.engine.keys.token("target", at.name.to_string().as_bytes())?],
             count: 1,

@@ -33,6 +33,7 @@ mod publish;
 mod read;
 mod relabel;
 mod replica;
+mod replay;
 mod session;
 mod settings;
 mod split;
@@ -56,6 +57,7 @@ pub use proofs::{check_proof, entry_place, prove_consistency, prove_entry, root_
 pub use publish::{Contract, ENGINE_VERSION, Event, PublishOptions, Published};
 pub use read::{GovernedRead, Totals};
 pub use replica::{Drilled, Replicated, drill, replicate, restore};
+pub use replay::{Change, Choice, Direction, Redecided};
 pub use session::{ReadRequest, Session};
 pub use settings::Settings;
 pub use training::Replayed;

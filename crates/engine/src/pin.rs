@@ -4,6 +4,7 @@
 //! exist and one that the subject may not see give the same answer.
 
 use crate::{
+    Engine,
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
 };
@@ -180,9 +181,7 @@ impl Session {
         let bundle = self.engine.bundle().ok_or_else(|| {
             Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
         })?;
-        let mut facts = facts(&bundle, definition, labels);
-        let version = |key: String| self.engine.keys.token_key_version(&key).map(|version| (key, version));
-        facts.token_keys = bundle.token_keys(&definition.name).into_iter().filter_map(version).collect();
+        let facts = self.engine.with_token_keys(&bundle, facts(&bundle, definition, labels));
         let mut grant = Grant::clone(&self.engine.decisions.decide(&bundle, &self.subject, &facts));
         // Group floors are a later piece: until then a column that may only be aggregated is not there at all.
         for column in &mut grant.columns {
@@ -249,6 +248,15 @@ pub(crate) fn present(catalog: &Catalog, definition: &DatasetDefinition) -> Data
         definition.purposes = dataset.purposes().clone();
     }
     definition
+}
+
+impl Engine {
+    /// The facts with the versions of the token keys that masks of the table may use.
+    pub(crate) fn with_token_keys(&self, bundle: &custody_policy::Bundle, mut facts: TableFacts) -> TableFacts {
+        let version = |key: String| self.keys.token_key_version(&key).map(|version| (key, version));
+        facts.token_keys = bundle.token_keys(&facts.name).into_iter().filter_map(version).collect();
+        facts
+    }
 }
 
 /// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes; without token keys.

@@ -91,7 +91,7 @@ impl Engine {
     }
 
     /// The catalog as it stood at an earlier position, folded again.
-    fn catalog_at(&self, seq: ControlSeq) -> Result<Arc<Catalog>, Problem> {
+    pub(crate) fn catalog_at(&self, seq: ControlSeq) -> Result<Arc<Catalog>, Problem> {
         let newest = self.catalog();
         if seq >= newest.at() {
             return Ok(newest);

@@ -10,13 +10,18 @@ use crate::{
     output,
     settings::{StandIn, attributes, duration},
 };
+use custody_engine::Choice;
 use custody_flight::{TokenRequest, issue_token, revoke_token};
-use custody_model::{Authentication, BadName, Problem};
+use custody_model::{Authentication, BadName, Problem, WallNanos};
 use std::collections::BTreeSet;
 
 pub(crate) async fn policy(context: &Context, command: &PolicyCommand) -> Result<Done, Failed> {
     let (engine, session) = context.session().await?;
+    let mut well = Done::Well;
     let done = match command {
+        PolicyCommand::Diff { old, new, replay } => diff(context, &engine, &session, old, new, replay)
+            .await
+            .map(|differs| well = if differs { Done::With(5) } else { Done::Well }),
         PolicyCommand::Check => match context.project() {
             Ok(project) => session.check_policies(&project).await.map(|bundle| {
                 eprintln!("{} policies, {} row sets: no finding", bundle.policies().len(), bundle.row_sets().len());
@@ -38,7 +43,44 @@ pub(crate) async fn policy(context: &Context, command: &PolicyCommand) -> Result
     };
     context.close(&engine).await?;
     done.map_err(|p| Failed::with(p, read_texts(context)))?;
-    Ok(Done::Well)
+    Ok(well)
+}
+
+/// Prints who would gain or lose what; says whether anybody would, and fails where a recorded grant does not come out
+/// again.
+async fn diff(
+    context: &Context,
+    engine: &custody_engine::Engine,
+    session: &custody_engine::Session,
+    old: &str,
+    new: &str,
+    replay: &str,
+) -> Result<bool, Problem> {
+    let choice = |text: &str| match text {
+        "project" => Ok(Choice::Project),
+        epoch => epoch.parse().map(Choice::Epoch).map_err(|_| {
+            Problem::new(2018, format!("`{epoch}` is no bundle")).help("an epoch, such as 3, or `project`")
+        }),
+    };
+    let (old, new) = (choice(old)?, choice(new)?);
+    let nanos = i64::try_from(duration(replay)?).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+    let since = WallNanos(engine.clock().now().0.saturating_sub(nanos));
+    let found = session.replay(&context.project()?, &old, &new, since).await?;
+    for c in &found.changes {
+        let who = format!("{} for {}", c.principal, c.purpose);
+        let what = format!("{}.{}", c.dataset, c.what);
+        out(&format!("{:<8} {who:<32} {what:<40} {} -> {} ({} reads)", c.direction.word(), c.before, c.after, c.reads));
+    }
+    eprintln!("{} decisions, {} different ones, {} changes", found.decisions, found.distinct, found.changes.len());
+    if let Some(first) = found.underived.first() {
+        let many = found.underived.len();
+        return Err(Problem::new(
+            4203,
+            format!("{many} recorded grants do not come out again, the first of entry {first}"),
+        )
+        .help("custody ledger verify; a token key that was replaced changes grants too"));
+    }
+    Ok(!found.changes.is_empty())
 }
 
 async fn decide(
