@@ -214,7 +214,8 @@ impl ExecutionPlan for BarrierExec {
         if self.open {
             return Ok(below);
         }
-        let cut = Cut { barrier: self.clone(), below, buffer: BatchCoalescer::new(self.schema(), rows), ended: false };
+        let buffer = BatchCoalescer::new(self.schema(), rows);
+        let cut = Cut { barrier: self.clone(), below, buffer, size: rows.max(1), bare: 0, ended: false };
         let batches = futures::stream::try_unfold(cut, Cut::next);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
@@ -318,6 +319,9 @@ struct Cut {
     barrier: BarrierExec,
     below: SendableRecordBatchStream,
     buffer: BatchCoalescer,
+    size: usize,
+    /// Rows without columns that have not left yet.
+    bare: usize,
     ended: bool,
 }
 
@@ -325,6 +329,13 @@ impl Cut {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         loop {
             if let Some(batch) = self.buffer.next_completed_batch() {
+                return Ok(Some((batch, self)));
+            }
+            if self.bare >= self.size || (self.ended && self.bare > 0) {
+                let rows = self.bare.min(self.size);
+                self.bare -= rows;
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                let batch = RecordBatch::try_new_with_options(self.barrier.schema(), vec![], &options)?;
                 return Ok(Some((batch, self)));
             }
             if self.ended {
@@ -340,9 +351,10 @@ impl Cut {
                     for filter in &self.barrier.filters {
                         batch = batch_filter(&batch, filter)?;
                     }
-                    if batch.num_columns() == 0 && batch.num_rows() > 0 {
-                        // Nothing to evaluate and nothing to gather.
-                        return Ok(Some((batch, self)));
+                    if batch.num_columns() == 0 && enforce!("exec.batches", true) {
+                        // Nothing to evaluate and nothing to gather, but to count.
+                        self.bare += batch.num_rows();
+                        continue;
                     }
                     if enforce!("exec.batches", batch.num_rows() > 0) {
                         self.buffer.push_batch(batch)?;

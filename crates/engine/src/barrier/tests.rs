@@ -704,6 +704,17 @@ fn batches_end_where_visible_rows_say() {
     };
     assert_eq!(run(sizes), [16, 16, 16, 12]);
     assert_ne!(run_without("exec.batches", sizes), [16, 16, 16, 12]);
+    // Rows without columns too: `SELECT 1 FROM t`.
+    let bare = async || {
+        let (schema, batch) = u();
+        let cut = [0, 7, 8, 20, 58, 60].windows(2).map(|w| batch.slice(w[0], w[1] - w[0])).collect();
+        let rows = MemorySourceConfig::try_new_exec(&[cut], schema, Some(vec![])).unwrap();
+        let barrier = BarrierExec::try_new(at("u"), Hash::default(), false, rows.schema(), rows).unwrap();
+        let context = SessionContext::new_with_config(SessionConfig::new().with_batch_size(16)).task_ctx();
+        let batches = collect(Arc::new(barrier), context).await.unwrap();
+        batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>()
+    };
+    assert_eq!(run(bare), [16, 16, 16, 12]);
 }
 
 #[test]
