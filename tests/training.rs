@@ -46,6 +46,25 @@ fn a_training_set_is_exact_and_replays_after_its_inputs_moved_on() {
 }
 
 #[test]
+fn a_replay_does_not_depend_on_partitions_and_names_a_source_file_that_is_gone() {
+    let world = World::published();
+    world.run(&["train-set", "build", "training.mortality", "-m", "first model"]).code(0);
+    let settings = world.project().join("custody.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    for partitions in [1, 2, 8] {
+        fs::write(&settings, format!("{text}\n[limits]\npartitions = {partitions}\n")).unwrap();
+        world.run(&["train-set", "replay", "training.mortality@1"]).code(0);
+    }
+    fs::write(&settings, text).unwrap();
+    let folder = world.project().join("warehouse/raw/landmarks");
+    let file = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&file).unwrap();
+    let gone = world.run(&["train-set", "replay", "training.mortality@1"]);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(gone.code == 4 && gone.err.contains(name), "{}: {}", gone.code, gone.err);
+}
+
+#[test]
 fn what_cannot_be_a_training_set_is_refused_where_it_stands() {
     let world = World::published();
     let file = world.project().join("training/mortality.sql");

@@ -108,14 +108,14 @@ impl Session {
         };
         let declared = Declared { def: *def, text: found.definition.sql.clone(), file: 0 };
         let find = |reference: &Reference| self.as_recorded(reference, &publish.inputs);
-        let prepared = self.prepare_training(&declared, &find).await?;
+        let prepared = self.prepare_training(&declared, &find).await.map_err(moved)?;
         let run = entry_id(self.engine.clock.now());
         let place = Place::Draft {
             principal: self.subject.principal.clone(),
             dataset: prepared.definition.id,
             identity: crate::hash_text(&format!("replay {} {run}", prepared.identity)),
         };
-        let staged = self.stage_rows(&prepared, &place, run, tell).await?;
+        let staged = self.stage_rows(&prepared, &place, run, tell).await.map_err(moved)?;
         let replayed = Replayed { at: found.at, root: staged.content_root(), rows: staged.rows() };
         staged.discard().await.map_err(|e| e.problem())?;
         Ok(replayed)
@@ -221,6 +221,15 @@ impl Session {
             .map_err(Problem::from)?;
         Ok(Drafted { plan, lineage, state })
     }
+}
+
+/// A file of a recorded snapshot that is not as it was: a build would take a new snapshot, a replay cannot.
+fn moved(problem: Problem) -> Problem {
+    if problem.code == custody_model::Code(7701) {
+        return Problem::new(4010, format!("a snapshot it was built from is not there as it was: {}", problem.message))
+            .help("restore the file; what is published itself is intact: custody train-set verify");
+    }
+    problem
 }
 
 /// The spine so far with one view looked up.
