@@ -32,7 +32,10 @@ fn refusals_say_what_is_wrong_where_and_what_to_do() {
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         fs::write(&file, &found).unwrap();
     }
-    assert_eq!(found, expected, "run with UPDATE_EXPECT=1 and read the difference");
+    for (found, expected) in found.split("\n\n== ").zip(expected.split("\n\n== ")) {
+        assert_eq!(found, expected, "run with UPDATE_EXPECT=1 and read the difference");
+    }
+    assert_eq!(found.len(), expected.len());
 }
 
 #[test]
