@@ -167,7 +167,7 @@ impl Session {
         let unreadable = |e: &dyn std::error::Error| {
             Problem::new(4006, format!("the ledger cannot be read: {e}")).help("custody ledger verify")
         };
-        let reader = Reader::new(FileDisk::new(&self.engine.settings.ledger()));
+        let reader = Reader::new(FileDisk::new(self.engine.settings.ledger()));
         let (mut decisions, mut groups) = (0, HashMap::new());
         for writer in reader.writers().map_err(|e| unreadable(&e))? {
             let (entries, _) = reader.tail(&writer, Position::default()).map_err(|e| unreadable(&e))?;
