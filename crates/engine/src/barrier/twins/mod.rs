@@ -4,7 +4,7 @@
 //! random statements. For each statement every database must give the same batches or error text and the same plan down
 //! to the barriers; where it answers, the answer must be that over stored copies of what may be seen.
 //!
-//! - In CI: `CUSTODY_TWINS` pairs (2,000) over all cores.
+//! - In CI: `CUSTODY_TWINS` pairs (10,000) over all cores.
 //! - For long: `CUSTODY_TWINS=1000000 CUSTODY_SHARD=0/2 CUSTODY_TWINS_FILE=twins-0.txt cargo test … search_for_long --
 //!   --ignored`. Every finished block is a line of the file; blocks in the file are not run again.
 //! - `search_without_a_barrier_finds_leaks`: the same without barriers, which must fail.
@@ -185,7 +185,7 @@ fn report(tally: &Tally) -> String {
 #[test]
 fn search_finds_nothing() {
     let seed = setting("CUSTODY_SEED", 20_261_124);
-    let tally = search(How::Governed, seed, setting("CUSTODY_TWINS", 2_000) as usize);
+    let tally = search(How::Governed, seed, setting("CUSTODY_TWINS", 10_000) as usize);
     eprintln!("{}", report(&tally));
     assert!(tally.failures.is_empty(), "{}", report(&tally));
     assert!(tally.answered * 2 > tally.statements, "too few statements run: {}", report(&tally));
