@@ -554,4 +554,7 @@ fn mirror_notes(files: &dyn Source, log: &Log) -> Result<Vec<String>, String> {
 }
 
 #[cfg(test)]
+pub(crate) use tests::has_python;
+
+#[cfg(test)]
 mod tests;
