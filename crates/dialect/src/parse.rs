@@ -54,7 +54,8 @@ pub(crate) fn unsupported_statement(words: &str, place: Place) -> Problem {
                 "select from `system.catalog.datasets` and `system.catalog.columns`".to_string()
             }
             _ if words.starts_with("CREATE") => {
-                "definitions are `CREATE SOURCE`, `CREATE FEATURE VIEW`, `CREATE TRAINING SET` and `CREATE VIEW`, in project files".to_string()
+                "definitions are `CREATE SOURCE`, `CREATE FEATURE VIEW` and `CREATE TRAINING SET`, in project files"
+                    .to_string()
             }
             _ => {
                 "statements are queries, `EXPLAIN`, `PREPARE`, `EXECUTE` and, in project files, `CREATE …`".to_string()
