@@ -21,6 +21,8 @@ mod text;
 mod view;
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod perturb;
 #[cfg(test)]
 mod tests;

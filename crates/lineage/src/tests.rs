@@ -291,7 +291,7 @@ impl World {
         extract(plan, &Known, &[], &Limits { nodes: u64::MAX, ..Limits::default() })
     }
 
-    fn column(&self, table: &TableVersion, field: FieldId) -> String {
+    pub(crate) fn column(&self, table: &TableVersion, field: FieldId) -> String {
         let name = table.name.to_string();
         let name = name.strip_prefix("public.").unwrap_or(&name);
         self.columns.get(name).and_then(|c| c.get(field.0 as usize - 1)).cloned().unwrap_or_else(|| "?".into())
