@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 /// A comparison that `pairs` can run: its name and what it does.
-pub type Comparison = (&'static str, fn());
+pub(crate) type Comparison = (&'static str, fn());
 
 /// Every comparison there is.
 const COMPARISONS: &[Comparison] = &[];
 
 /// Runs the comparisons whose name contains the filter.
-pub fn main(filter: Option<&str>) {
+pub(crate) fn main(filter: Option<&str>) {
     for (name, run) in COMPARISONS {
         if filter.is_none_or(|filter| name.contains(filter)) {
             println!("\n{name}");
@@ -20,12 +20,14 @@ pub fn main(filter: Option<&str>) {
 
 /// What one comparison of several cases gave.
 #[derive(Default)]
-pub struct Ratios(Vec<f64>);
+#[allow(dead_code, reason = "each area brings its comparisons")]
+pub(crate) struct Ratios(Vec<f64>);
 
+#[allow(dead_code, reason = "each area brings its comparisons")]
 impl Ratios {
     /// Runs `ours` and `theirs` in turns, `rounds` times each after one warm-up, and prints the best of each and their
     /// ratio. The best is what the work costs when nothing disturbs it.
-    pub fn case(&mut self, name: &str, rounds: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+    pub(crate) fn case(&mut self, name: &str, rounds: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
         let mut best = [Duration::MAX; 2];
         for round in 0..=rounds {
             // Who goes first alternates, so that neither always finds warm caches.
@@ -43,7 +45,7 @@ impl Ratios {
     }
 
     /// Prints the geometric mean of the ratios.
-    pub fn geomean(&self) {
+    pub(crate) fn geomean(&self) {
         let mean = self.0.iter().map(|r| r.ln()).sum::<f64>() / self.0.len() as f64;
         println!("  {:<32} {:>34.3}", format!("geometric mean of {}", self.0.len()), mean.exp());
     }
