@@ -316,6 +316,22 @@ fn is_true(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(ScalarValue::Boolean(Some(true)), _))
 }
 
+/// What Cedar says to one action on a row set, a guard or the table itself, and by which policies; none where it fails.
+pub(crate) fn ask(
+    bundle: &Bundle,
+    subject: &Subject,
+    facts: &TableFacts,
+    kind: &str,
+    id: &str,
+    action: &'static str,
+) -> Option<(bool, Vec<PolicyId>)> {
+    let table = Resource::new("Table", &facts.name.to_string()).ok()?;
+    let asker = Asker::new(bundle, subject, facts, &table).ok()?;
+    let below = if kind == "Table" { None } else { Some(Resource::below(kind, id, &table).ok()?) };
+    let answer = asker.ask_table_action(below.as_ref().unwrap_or(&table), action).ok()?;
+    Some((answer.allowed, answer.reasons))
+}
+
 /// An entity that is asked about, with all that it is in.
 struct Resource {
     uid: EntityUid,

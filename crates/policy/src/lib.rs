@@ -22,6 +22,7 @@ mod govern;
 mod grant;
 pub mod markers;
 pub mod mask;
+mod matrix;
 mod place;
 mod rows;
 #[cfg(test)]
@@ -35,3 +36,4 @@ pub use explain::{ExplainRow, explain, rows_text};
 pub use govern::govern;
 pub use grant::{ColumnFacts, ColumnGrant, Grant, GroupFloor, Mask, RowGrant, RowPredicate, TableFacts};
 pub use mask::TokenKeys;
+pub use matrix::{Answer, matrix};

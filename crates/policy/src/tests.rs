@@ -1,8 +1,8 @@
 //! Bundles that load, bundles that are refused, and every decision as a table that is read in review.
 
 use crate::{
-    Bundle, ColumnFacts, Decisions, Grant, Mask, RowGrant, TableFacts, Tables, decide, enforce, explain, facts_hash,
-    mask, policy_hash, rows_text, subject_key,
+    Answer, Bundle, ColumnFacts, Decisions, Grant, Mask, RowGrant, TableFacts, Tables, cedar, decide, enforce, explain,
+    facts_hash, mask, matrix, policy_hash, rows_text, subject_key,
 };
 use arrow_schema::{DataType, TimeUnit};
 use custody_model::{
@@ -68,11 +68,16 @@ fn load(files: &[(&str, &str)], known: &Known) -> Result<Bundle, Vec<Problem>> {
 }
 
 fn from_disk(folder: &str, tables: &str) -> Bundle {
-    let file = |name: &str| {
-        let path = repository().join(folder).join(name);
+    from_disk_named(folder, "clinic", tables)
+}
+
+fn from_disk_named(folder: &str, stem: &str, tables: &str) -> Bundle {
+    let file = |extension: &str| {
+        let name = format!("{stem}.{extension}");
+        let path = repository().join(folder).join(&name);
         (format!("policies/{name}"), std::fs::read(path).unwrap())
     };
-    Bundle::load(&[file("clinic.cedar"), file("clinic.sql")], &known(tables)).unwrap_or_else(|p| panic!("{p:#?}"))
+    Bundle::load(&[file("cedar"), file("sql")], &known(tables)).unwrap_or_else(|p| panic!("{p:#?}"))
 }
 
 fn clinic() -> Bundle {
@@ -205,7 +210,9 @@ fn the_example_of_the_design() {
 }
 
 /// Every subject of the golden file: role, purpose, environment, region.
-const SUBJECTS: &[(&str, &str, &str, &str)] = &[
+type Who = (&'static str, &'static str, &'static str, &'static str);
+
+const SUBJECTS: &[Who] = &[
     ("engineer", "research", "dev", ""),
     ("engineer", "research", "prod", ""),
     ("research", "research", "dev", "eu"),
@@ -222,50 +229,73 @@ const SUBJECTS: &[(&str, &str, &str, &str)] = &[
     ("billing", "billing", "prod", "eu"),
 ];
 
-fn golden(bundle: &Bundle, tables: &str, out: &mut String) {
+/// Those of `testdata/policies/corners.*`.
+const CORNER_SUBJECTS: &[Who] = &[
+    ("planning", "planning", "prod", ""),
+    ("steward", "planning", "dev", ""),
+    ("steward", "planning", "prod", ""),
+    ("steward", "research", "prod", ""),
+    ("reviewer", "planning", "prod", ""),
+    ("reviewer", "care", "prod", ""),
+];
+
+/// `clinic.wards` may be read for two purposes, and its `note` is approved raw for whoever asks.
+const CORNERS: &str = "clinic.wards(id BIGINT, patient BIGINT, ward VARCHAR, cost DOUBLE, note VARCHAR, open BOOLEAN)";
+
+/// One line an answer: who, kind of resource, resource, action, decision, and by which policies.
+fn golden(bundle: &Bundle, tables: &str, subjects: &[Who], out: &mut String) {
     for name in known(tables).0.keys() {
         let mut facts = facts(tables, &name.to_string());
         if name.schema() == "features" {
             label_profile(&mut facts);
         }
-        for (role, purpose, environment, region) in SUBJECTS {
-            let grant = decide(bundle, &subject(role, purpose, environment, region), &facts);
-            let who =
-                format!("{role:<8} {purpose:<14} {environment:<4} {:<7}", if region.is_empty() { "-" } else { region });
-            if !grant.visible() && !grant.publish {
-                let _ = writeln!(out, "{who} {name} not found");
+        if name.name() == "wards" {
+            facts.purposes = ["planning", "care"].map(Purpose::from).into();
+            facts.columns[4].approved.insert(Rung::Raw, WallNanos(7));
+        }
+        for (role, purpose, environment, region) in subjects {
+            let (grant, answers) = matrix(bundle, &subject(role, purpose, environment, region), &facts);
+            let region = if region.is_empty() { "-" } else { region };
+            let who = format!("{role:<8} {purpose:<14} {environment:<4} {region:<7}");
+            if answers.iter().all(|a| !a.allowed) {
+                let _ = writeln!(out, "{who} Table  {name} not found");
                 continue;
             }
-            for column in &grant.columns {
-                let how = column.mask.as_ref().map(|m| format!(" {}", mask::describe(m))).unwrap_or_default();
-                let resource = format!("{name}.{}", column.name);
-                let decision = format!("{}{how}", column.rung);
-                let _ = writeln!(out, "{who} {resource:<35} {decision:<50} {}", column.policies.join(" "));
+            for Answer { kind, resource, action, allowed, mask, policies } in answers {
+                let decision = mask.unwrap_or(if allowed { "yes" } else { "no" }.into());
+                let line = format!("{who} {kind:<6} {resource:<37} {action:<11} {decision:<43} {}", policies.join(" "));
+                let _ = writeln!(out, "{}", line.trim_end());
             }
-            let actions =
-                [("publish", grant.publish), ("declassify", grant.declassify), ("explain_raw", grant.explain_raw)];
-            let actions: Vec<_> = actions.iter().filter(|a| a.1).map(|a| a.0).collect();
-            let _ = writeln!(out, "{who} {name} rows {}", rows_text(&grant.rows));
-            let _ = writeln!(
-                out,
-                "{who} {name} may {}  {}",
-                if actions.is_empty() { "-".into() } else { actions.join(" ") },
-                grant.policies.join(" ")
-            );
+            let _ = writeln!(out, "{who} rows   {:<37} {}", name.to_string(), rows_text(&grant.rows));
         }
         out.push('\n');
     }
 }
 
+/// The bundles of the golden file, with their tables and subjects.
+fn golden_bundles() -> [(&'static str, Bundle, &'static str, &'static [Who]); 3] {
+    [
+        ("testdata/policies/clinic: the example of the design", clinic(), CLINIC, SUBJECTS),
+        (
+            "testdata/policies/corners: what neither of the others has",
+            from_disk_named("testdata/policies", "corners", CORNERS),
+            CORNERS,
+            CORNER_SUBJECTS,
+        ),
+        ("crates/cli/demo/policies: the demo", from_disk("crates/cli/demo/policies", DEMO), DEMO, SUBJECTS),
+    ]
+}
+
 #[test]
 fn decisions_are_golden() {
     let mut text = String::from(
-        "# subject (role, purpose, environment, regions), resource, decision, policies that gave it or held it back\n\n",
+        "# role, purpose, environment, regions; kind of resource, resource, action (of a column the highest that is allowed),\n\
+         # decision (of a masked column how), the policies that gave it or held it back\n\n",
     );
-    text.push_str("# testdata/policies: the example of the policy chapter\n\n");
-    golden(&clinic(), CLINIC, &mut text);
-    text.push_str("# crates/cli/demo/policies: the demo\n\n");
-    golden(&from_disk("crates/cli/demo/policies", DEMO), DEMO, &mut text);
+    for (title, bundle, tables, subjects) in golden_bundles() {
+        let _ = writeln!(text, "# {title}\n");
+        golden(&bundle, tables, subjects, &mut text);
+    }
     let path = repository().join("testdata/decisions.golden");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &text).unwrap();
@@ -282,14 +312,42 @@ fn decisions_are_golden() {
     assert_eq!(text.lines().count(), stored.lines().count(), "UPDATE_GOLDEN=1 rewrites testdata/decisions.golden");
 }
 
+/// Kinds and actions come from the Cedar schema, resources from the bundles: whatever is added there and has no row
+/// here fails.
 #[test]
-fn every_resource_has_a_golden_row() {
+fn every_resource_and_action_has_a_golden_row() {
     let text = std::fs::read_to_string(repository().join("testdata/decisions.golden")).unwrap();
-    for bundle in [clinic(), from_disk("crates/cli/demo/policies", DEMO)] {
-        let tags = bundle.tags().into_iter().map(|t| format!("{}.{} ", t.dataset, t.column));
-        let rows = bundle.row_sets().into_iter().map(|r| format!("{} rows ", r.dataset));
-        for resource in tags.chain(rows) {
-            assert!(text.contains(&resource), "`{resource}` has no row in testdata/decisions.golden");
+    // kind, resource, action, decision of each line.
+    let rows: Vec<[&str; 4]> = text
+        .lines()
+        .filter(|l| !l.is_empty() && !l.starts_with('#') && !l.ends_with("not found"))
+        .map(|l| {
+            let at = |from: usize, to: usize| l.get(from..l.len().min(to)).unwrap_or_default().trim();
+            [at(37, 43), at(44, 81), at(82, 93), at(94, 138)]
+        })
+        .collect();
+    let (schema, _) = cedar_policy::Schema::from_cedarschema_str(&cedar::schema_text()).unwrap();
+    let mut asked = 0;
+    for action in schema.actions() {
+        let word = action.id().unescaped();
+        for kind in schema.resources_for_action(action).into_iter().flatten() {
+            asked += 1;
+            let of_kind: Vec<_> = rows.iter().filter(|r| r[0] == kind.basename()).collect();
+            assert!(!of_kind.is_empty(), "no row of kind `{kind}`");
+            let found = |decision: fn(&str) -> bool| of_kind.iter().any(|r| r[2] == word && decision(r[3]));
+            assert!(found(|d| d != "no"), "nobody may `{word}` a {kind}");
+            // Whoever gets another rung of a column is refused the higher ones.
+            let refused =
+                if kind.basename() == "Column" { of_kind.iter().any(|r| r[2] == "none") } else { found(|d| d == "no") };
+            assert!(refused, "nobody is refused to `{word}` a {kind}");
+        }
+    }
+    assert_eq!(asked, 10);
+    for (title, bundle, tables, _) in golden_bundles() {
+        let columns = known(tables).0.into_iter().flat_map(|(t, c)| c.into_iter().map(move |c| format!("{t}.{}", c.1)));
+        let sets = bundle.row_sets().into_iter().map(|r| format!("{}/{}", r.dataset, r.name));
+        for resource in columns.chain(sets) {
+            assert!(rows.iter().any(|r| r[1] == resource), "{title}: `{resource}` has no row");
         }
     }
 }
