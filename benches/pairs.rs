@@ -33,7 +33,11 @@ impl Ratios {
             // Who goes first alternates, so that neither always finds warm caches.
             for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
                 let begun = Instant::now();
-                if side == 0 { ours() } else { theirs() }
+                if side == 0 {
+                    ours()
+                } else {
+                    theirs()
+                }
                 if round > 0 {
                     best[side] = best[side].min(begun.elapsed());
                 }

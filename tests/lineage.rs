@@ -1,6 +1,7 @@
 //! `custody lineage --ddl`: the command without a project.
 
 use crate::support::World;
+use expect_test::expect;
 use std::fs;
 
 fn written(world: &World, name: &str, text: &str) -> String {
@@ -42,4 +43,104 @@ fn refusals_point_into_the_text() {
     }
     assert_eq!(world.run(&["lineage", "--ddl", "nothing.sql", "--file", "nothing.sql"]).code, 2);
     assert_eq!(world.run(&["lineage", "--ddl", &ddl]).code, 2);
+}
+
+#[test]
+fn recorded_lineage_in_every_format() {
+    let world = World::fresh();
+    world.run(&["publish", "-m", "first version"]).code(0);
+    let shown = |column: &str, more: &[&str]| world.run(&[&["lineage", column], more].concat()).code(0);
+    expect![[r#"
+        features.risk_inputs@1.bmi [clinical]
+        ├─ IDENTITY       features.patient_profile@1.bmi [clinical]
+        │  ├─ TRANSFORMATION raw.patients@1.weight [clinical]
+        │  ├─ TRANSFORMATION raw.patients@1.height [clinical]
+        │  └─ ROWS           rows of features.patient_profile@1
+        │     └─ ROWS           rows of raw.patients@1
+        └─ ROWS           rows of features.risk_inputs@1
+           ├─ ROWS           rows of features.diagnosis_burden@1
+           │  ├─ ROWS           rows of raw.diagnoses@1
+           │  ├─ JOIN           raw.diagnoses@1.id [clinical]
+           │  ├─ ROWS           rows of raw.patients@1
+           │  ├─ GROUP_BY       raw.patients@1.id [clinical]
+           │  └─ JOIN           raw.patients@1.id [clinical]
+           ├─ JOIN           features.diagnosis_burden@1.id [clinical]
+           │  ├─ IDENTITY       raw.patients@1.id [clinical]
+           │  └─ ROWS           rows of features.diagnosis_burden@1 (above)
+           ├─ ROWS           rows of features.lab_trend@1
+           │  ├─ ROWS           rows of raw.labs@1
+           │  ├─ GROUP_BY       raw.labs@1.id [clinical]
+           │  ├─ GROUP_BY       raw.labs@1.ts [clinical]
+           │  ├─ GROUP_BY       raw.labs@1.test [clinical]
+           │  ├─ GROUP_BY       raw.labs@1.value [clinical]
+           │  └─ GROUP_BY       raw.labs@1.loaded_at [clinical]
+           ├─ JOIN           features.lab_trend@1.id [clinical]
+           │  ├─ IDENTITY       raw.labs@1.id [clinical]
+           │  └─ ROWS           rows of features.lab_trend@1 (above)
+           ├─ ROWS           rows of features.patient_profile@1 (above)
+           └─ JOIN           features.patient_profile@1.id [clinical]
+              ├─ IDENTITY       raw.patients@1.id [clinical]
+              └─ ROWS           rows of features.patient_profile@1 (above)
+    "#]]
+    .assert_eq(&shown("features.risk_inputs.bmi", &["--format", "tree"]));
+    expect![[r#"
+        {"hop":0,"dataset":"features.risk_inputs","version":1,"column_name":"bmi","data_type":"Float64","classes":["clinical"],"how":["SELF"]}
+        {"hop":1,"dataset":"features.patient_profile","version":1,"column_name":"bmi","data_type":"Float64","classes":["clinical"],"how":["IDENTITY"]}
+    "#]].assert_eq(&shown("features.risk_inputs.bmi", &["--format", "ndjson", "--direct", "--depth", "1"]));
+    expect![[r#"
+        raw.diagnoses@1.code [clinical]
+        ├─ AGGREGATION    features.diagnosis_burden@1.n_codes [clinical]
+        └─ AGGREGATION    features.diagnosis_burden@1.has_fatty_liver [clinical]
+           ├─ CONDITIONAL    features.risk_inputs@1.has_fatty_liver [clinical]
+           └─ TRANSFORMATION features.risk_inputs@1.has_fatty_liver [clinical]
+    "#]].assert_eq(&shown("raw.diagnoses.code", &["--down", "--format", "tree"]));
+    expect![[r#"
+        digraph lineage {
+          rankdir = LR;
+          node [shape = box];
+          "raw.patients@1.height";
+          "features.patient_profile@1.bmi";
+          "features.risk_inputs@1.bmi";
+          "raw.patients@1.height" -> "features.patient_profile@1.bmi" [label = "TRANSFORMATION"];
+          "features.patient_profile@1.bmi" -> "features.risk_inputs@1.bmi" [label = "IDENTITY"];
+        }
+    "#]].assert_eq(&shown("raw.patients.height", &["--to", "features.risk_inputs", "--format", "dot"]));
+    // Either way round, rows as well as drawings.
+    expect![[r#"
+        {"hop":0,"dataset":"features.risk_inputs","version":1,"column_name":"bmi","data_type":"Float64","classes":["clinical"],"how":["SELF"]}
+        {"hop":1,"dataset":"features.patient_profile","version":1,"column_name":"bmi","data_type":"Float64","classes":["clinical"],"how":["IDENTITY"]}
+        {"hop":2,"dataset":"raw.patients","version":1,"column_name":"height","data_type":"Float64","classes":["clinical"],"how":["TRANSFORMATION"]}
+    "#]].assert_eq(&shown("features.risk_inputs.bmi", &["--to", "raw.patients.height", "--format", "ndjson"]));
+
+    let events = shown("features.patient_profile.bmi", &["--format", "openlineage"]);
+    let events: Vec<serde_json::Value> = events.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(events.len(), 1);
+    let inputs = &events[0]["outputs"][0]["facets"]["columnLineage"]["fields"]["bmi"]["inputFields"];
+    let fields: Vec<_> = inputs.as_array().unwrap().iter().map(|f| f["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["height", "weight"]);
+    // The graph leaves as an export; what a reader may not see is in no format.
+    let exports = "SELECT action, outcome FROM system.access.audit WHERE action = 'export'";
+    assert_eq!(world.sql("auditor", exports), "action,outcome\nexport,success\n");
+    for format in ["tree", "dot", "openlineage", "ndjson"] {
+        let hidden = world.run(&["--as", "billing", "lineage", "features.risk_inputs.bmi", "--format", format]);
+        assert_eq!((hidden.code, hidden.out.as_str()), (6, ""), "{format}: {}", hidden.err);
+    }
+}
+
+#[test]
+fn lineage_that_cannot_be_drawn_says_so() {
+    let world = World::fresh();
+    world.run(&["publish", "-m", "first version"]).code(0);
+    for (arguments, code) in [
+        (&["lineage", "raw.patients.height", "--to", "raw.labs"][..], "C6203"),
+        (&["lineage", "raw.patients.shoe"], "C6202"),
+        (&["lint", "--format", "dot"], "C2019"),
+        (&["sql", "-c", "SELECT 1 AS one", "--format", "tree"], "C2019"),
+    ] {
+        let ran = world.run(arguments);
+        assert!(ran.err.contains(code) && ran.out.is_empty(), "{arguments:?}: {} {}", ran.out, ran.err);
+    }
+    let ddl = written(&world, "schema.sql", "CREATE TABLE t (a INT);\n");
+    let ran = world.run(&["lineage", "--ddl", &ddl, "--file", &ddl, "--format", "tree"]);
+    assert!(ran.err.contains("C2019"), "{}", ran.err);
 }

@@ -41,6 +41,34 @@ pub(crate) enum Format {
     Arrow,
     /// A Parquet file; needs `--output`.
     Parquet,
+    /// A tree; `lineage` only.
+    Tree,
+    /// A graph for Graphviz; `lineage` only.
+    Dot,
+    /// Events of the runs that made the versions; `lineage` only.
+    Openlineage,
+}
+
+impl Format {
+    /// As it is written.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Json => "json",
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
+            Self::Tree => "tree",
+            Self::Dot => "dot",
+            Self::Openlineage => "openlineage",
+        }
+    }
+
+    /// Whether it shows a graph, not rows.
+    pub(crate) fn draws_lineage(self) -> bool {
+        matches!(self, Self::Tree | Self::Dot | Self::Openlineage)
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -92,7 +120,7 @@ pub(crate) enum Command {
     },
     /// Where a column comes from, or what depends on it.
     ///
-    /// Example: custody lineage features.risk_inputs.bmi --up
+    /// Example: custody lineage features.risk_inputs.bmi --format tree
     ///
     /// Without a project: custody lineage --ddl schema.sql --file query.sql
     Lineage(LineageArgs),
@@ -194,7 +222,13 @@ pub(crate) struct LineageArgs {
     /// What depends on it.
     #[arg(long)]
     pub(crate) down: bool,
-    /// How many hops.
+    /// Only what lies between it and this column or dataset, in whichever direction.
+    #[arg(long, value_name = "COLUMN", conflicts_with_all = ["up", "down", "ddl"])]
+    pub(crate) to: Option<String>,
+    /// Only values that flow, not what decides about rows and values.
+    #[arg(long, conflicts_with = "ddl")]
+    pub(crate) direct: bool,
+    /// How many versions away.
     #[arg(long, default_value_t = 64)]
     pub(crate) depth: u32,
     /// At which version of the dataset; default: the newest.

@@ -60,6 +60,12 @@ fn print(batches: &[RecordBatch], format: Option<Format>, args: &OutputArgs, nul
     sink.finish()
 }
 
+/// Prints text.
+pub(crate) fn text(text: &str) -> Result<(), Problem> {
+    let mut out = io::stdout().lock();
+    done(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
 enum Writing {
     Table { table: comfy_table::Table, shown: usize, total: u64, limit: usize },
     Json(arrow::json::ArrayWriter<Box<dyn Write + Send>>),
@@ -83,7 +89,7 @@ impl Sink {
             (path.with_file_name(name), path.clone())
         });
         if binary && to.is_none() && io::stdout().is_terminal() {
-            let word = if format == Format::Arrow { "arrow" } else { "parquet" };
+            let word = format.word();
             return Err(Problem::new(2008, format!("`{word}` is binary: redirect it or give --output")));
         }
         if matches!(format, Format::Json | Format::Ndjson) {
@@ -128,6 +134,9 @@ impl Sink {
             Format::Parquet => Writing::Parquet(Box::new(
                 parquet::arrow::ArrowWriter::try_new(writer, schema, None).map_err(|e| failed(&e))?,
             )),
+            Format::Tree | Format::Dot | Format::Openlineage => {
+                return Err(Problem::bug(format!("rows are not printed as `{}`", format.word())));
+            }
         };
         Ok(Self { writing, to })
     }

@@ -16,7 +16,10 @@ use custody_model::{
 use custody_openlineage::{Known, Names};
 use custody_system_tables::Snapshot;
 use sha3::{Digest, Sha3_256};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The seq of the next entry to tell of, by writer.
 pub type Cursor = BTreeMap<WriterId, Seq>;
@@ -39,8 +42,39 @@ impl Session {
         self.engine.refresh().await?;
         let catalog = self.engine.catalog();
         let (events, next) = self.events(&catalog, cursor, limit)?;
+        let entry = self.export(&events).await?;
+        Ok(Batch { events, next, entry })
+    }
+
+    /// The events of the runs that made these versions, as lines of JSON in the order of the ledger; recorded as an
+    /// export. What this session's subject may not see is not in them.
+    pub async fn lineage_events(&self, made_at: &BTreeSet<ControlSeq>) -> Result<String, Problem> {
+        self.engine.refresh().await?;
+        let catalog = self.engine.catalog();
+        let snapshot = self.engine.snapshot(&catalog)?;
+        let names = Seen { snapshot: &snapshot, sees: sees(self, &catalog) };
+        let start = Cursor::new();
+        let made = snapshot.entries_from(&start).map(|(stored, _)| stored).filter(|stored| {
+            matches!(stored.entry.payload, Payload::Publish(_)) && made_at.contains(&stored.entry.control_seq)
+        });
+        let namespace = self.namespace();
+        let events: Vec<String> = made
+            .filter_map(|stored| custody_openlineage::event(stored, None, &namespace, &names))
+            .map(|event| event.to_string() + "\n")
+            .collect();
+        self.export(&events).await?;
+        Ok(events.concat())
+    }
+
+    /// The namespace of this warehouse's datasets and jobs.
+    fn namespace(&self) -> String {
+        format!("custody://{}", self.engine.settings().name)
+    }
+
+    /// Records that these events leave; `None`: there are none.
+    async fn export(&self, events: &[String]) -> Result<Option<EntryRef>, Problem> {
         if events.is_empty() {
-            return Ok(Batch { events, next, entry: None });
+            return Ok(None);
         }
         let mut hasher = Sha3_256::new();
         events.iter().for_each(|e| hasher.update(e.as_bytes()));
@@ -55,14 +89,13 @@ impl Session {
         let payload = Payload::Read(intent, ReadOutcome { code: None });
         let mut entry = self.entry(Verb::Export, Outcome::Success, payload);
         entry.measure.rows = Some(events.len() as u64);
-        let recorded = self.engine.recorder.record(entry).await?;
-        Ok(Batch { events, next, entry: Some(recorded.entry) })
+        Ok(Some(self.engine.recorder.record(entry).await?.entry))
     }
 
     fn events(&self, catalog: &Catalog, cursor: &Cursor, limit: usize) -> Result<(Vec<String>, Cursor), Problem> {
         let snapshot = self.engine.snapshot(catalog)?;
         let names = Seen { snapshot: &snapshot, sees: sees(self, catalog) };
-        let namespace = format!("custody://{}", self.engine.settings().name);
+        let namespace = self.namespace();
         let (mut events, mut next) = (vec![], cursor.clone());
         for (stored, request) in snapshot.entries_from(cursor) {
             if events.len() >= limit {
@@ -87,7 +120,7 @@ impl Names for Seen<'_> {
         let catalog = self.snapshot.catalog();
         let version = catalog.version_made_at(made_at).filter(|v| v.table.dataset == dataset)?;
         let grant = self.sees.grant(made_at)?;
-        let columns: std::collections::BTreeSet<FieldId> =
+        let columns: BTreeSet<FieldId> =
             grant.columns.iter().filter(|c| c.rung > Rung::None).map(|c| c.field).collect();
         let mut definition = version.definition().clone();
         definition.name = catalog.dataset_by_id(dataset)?.name().clone();

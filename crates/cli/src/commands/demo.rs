@@ -12,7 +12,7 @@ use crate::{
     output,
     settings::StandIn,
 };
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow_flight::{
     FlightDescriptor, Ticket, decode::FlightRecordBatchStream, flight_service_client::FlightServiceClient,
 };
@@ -106,20 +106,18 @@ pub(crate) async fn run(args: &DemoArgs, quiet: bool) -> Result<Done, Failed> {
     check(rows.iter().map(RecordBatch::num_rows).sum::<usize>() == 4, "four requests, four rows")?;
 
     title("5  where one served column comes from");
-    let request = super::query::lineage_request(
-        &"features.risk_inputs".parse().map_err(|e| wrong(&format!("{e}")))?,
-        Some("lipid_ratio"),
+    let features = "features.risk_inputs".parse().map_err(|e| wrong(&format!("{e}")))?;
+    let upstream = super::lineage::walk(
+        &engineer,
+        &super::lineage::Place::column(features, "lipid_ratio"),
         None,
         64,
         false,
-    );
-    let upstream = engineer.read(request).await?.collect().await?;
-    output::batches(&upstream, Some(Format::Table), &OutputArgs { output: None, limit: 0 })?;
-    let raw = upstream.iter().any(|b| {
-        b.column_by_name("dataset")
-            .is_some_and(|c| c.as_string_opt::<i32>().is_some_and(|c| c.iter().flatten().any(|d| d == "raw.labs")))
-    });
-    check(raw, "the walk ends at raw columns")?;
+        false,
+    )
+    .await?;
+    output::text(&upstream.tree())?;
+    check(upstream.reaches("raw.labs"), "the walk ends at raw columns")?;
     engine.close().await?;
 
     title("6  the ledger, verified against checkpoints kept before the reads");

@@ -5,6 +5,7 @@ mod demo;
 mod govern;
 mod init;
 mod ledger;
+mod lineage;
 mod query;
 mod serve;
 mod training;
@@ -58,11 +59,17 @@ pub(crate) async fn run(arguments: Arguments) -> u8 {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
+    if let Some(format) = arguments.format.filter(|f| f.draws_lineage())
+        && !matches!(arguments.command, Command::Lineage(_))
+    {
+        let problem = Problem::new(2019, format!("`--format {}` draws recorded lineage", format.word()));
+        return Err(problem.help("`table`, `json`, `ndjson`, `csv`, `arrow` or `parquet` print rows").into());
+    }
     match &arguments.command {
         Command::Demo(args) => return demo::run(args, arguments.quiet).await,
         Command::Init(args) => return init::run(args, arguments.quiet).await,
         Command::Lineage(LineageArgs { ddl, file: Some(query), .. }) => {
-            return query::declared_lineage(ddl, query, arguments.format).await;
+            return lineage::declared(ddl, query, arguments.format).await;
         }
         Command::Ledger(LedgerCommand::CheckProof { proof, root_key }) => return ledger::check_proof(proof, root_key),
         _ => {}
@@ -78,7 +85,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::TrainSet(command) => training::run(&context, command, arguments.quiet).await,
         Command::Sql(args) => query::sql(&context, args, arguments.format).await,
         Command::Read { version, output } => query::read(&context, version, output, arguments.format).await,
-        Command::Lineage(args) => query::lineage(&context, args, arguments.format).await,
+        Command::Lineage(args) => lineage::recorded(&context, args, arguments.format).await,
         Command::Audit(command) => query::audit(&context, command, arguments.format).await,
         Command::Policy(command) => govern::policy(&context, command).await,
         Command::Token(command) => govern::token(&context, command, arguments.format).await,

@@ -1,18 +1,15 @@
-//! `sql`, `read`, `log`, `lineage`, `audit`: questions, each a governed and audited read.
+//! `sql`, `read`, `log`, `audit`: questions, each a governed and audited read.
 
 use super::{Done, Failed};
 use crate::{
-    arguments::{AuditCommand, Format, LineageArgs, OutputArgs, SqlArgs},
+    arguments::{AuditCommand, Format, OutputArgs, SqlArgs},
     context::Context,
     output,
 };
 use custody_engine::{ReadRequest, Session};
 use custody_model::{DatasetName, Pin, Problem, SourceText};
 use datafusion::{common::ParamValues, scalar::ScalarValue};
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{io::Read, path::Path};
 
 pub(crate) async fn sql(context: &Context, args: &SqlArgs, format: Option<Format>) -> Result<Done, Failed> {
     let text = match (&args.command, &args.file) {
@@ -25,7 +22,7 @@ pub(crate) async fn sql(context: &Context, args: &SqlArgs, format: Option<Format
 }
 
 /// A file's text; `-`: standard input.
-fn text_of(path: &Path) -> Result<SourceText, Problem> {
+pub(crate) fn text_of(path: &Path) -> Result<SourceText, Problem> {
     if path.as_os_str() == "-" {
         return standard_input();
     }
@@ -69,70 +66,6 @@ pub(crate) async fn log(context: &Context, name: &str, format: Option<Format>) -
     }
     output::batches(&rows, format, &OutputArgs::default())?;
     Ok(Done::Well)
-}
-
-/// Up: sources with the shortest way to each; down: consumers.
-pub(crate) async fn lineage(context: &Context, args: &LineageArgs, format: Option<Format>) -> Result<Done, Failed> {
-    let (name, column) = match args.column.split('.').count() {
-        2 => (dataset(&args.column)?, None),
-        _ => {
-            let (name, column) = args.column.rsplit_once('.').unwrap_or((&args.column, ""));
-            (dataset(name)?, Some(column.to_string()))
-        }
-    };
-    let request = lineage_request(&name, column.as_deref(), args.at, args.depth, args.down);
-    let rows = asked(context, request).await?;
-    if rows.iter().all(|b| b.num_rows() == 0) {
-        let what = column
-            .map_or_else(|| format!("table `{name}` not found"), |c| format!("column `{c}` of `{name}` not found"));
-        return Err(Problem::new(6202, what).into());
-    }
-    output::batches(&rows, format, &OutputArgs { output: None, limit: 0 })?;
-    Ok(Done::Well)
-}
-
-/// Lineage of one statement over declared tables: no project, no data.
-pub(crate) async fn declared_lineage(ddl: &[PathBuf], query: &Path, format: Option<Format>) -> Result<Done, Failed> {
-    let ddl = ddl.iter().map(|path| text_of(path)).collect::<Result<Vec<_>, _>>()?;
-    let query = text_of(query)?;
-    let rows = custody_engine::declared_lineage(&ddl, &query).await;
-    let texts = ddl.into_iter().chain([query]).collect();
-    output::full_rows(&[rows.map_err(|p| Failed::with(p, texts))?], format, &OutputArgs { output: None, limit: 0 })?;
-    Ok(Done::Well)
-}
-
-/// The walk over recorded lineage from a column, or from all of a dataset's.
-pub(crate) fn lineage_request(
-    name: &DatasetName,
-    column: Option<&str>,
-    at: Option<u64>,
-    depth: u32,
-    down: bool,
-) -> ReadRequest {
-    let (from, to) = if down { ("source_node", "target_node") } else { ("target_node", "source_node") };
-    let text = format!(
-        "WITH RECURSIVE start AS (
-           SELECT node FROM system.catalog.columns
-           WHERE dataset = $1 AND ($2 IS NULL OR column_name = $2)
-             AND version = coalesce($3, (SELECT max(version) FROM system.catalog.columns WHERE dataset = $1))),
-         walk AS (
-           SELECT node, 0 AS hop, 'SELF' AS how FROM start
-           UNION ALL
-           SELECT * FROM (SELECT DISTINCT e.{to}, w.hop + 1, e.subtype FROM walk AS w
-             JOIN system.lineage.edges AS e ON e.{from} = w.node WHERE w.hop < $4 AND e.subtype <> 'ROWS'))
-         SELECT min(w.hop) AS hop, c.dataset, c.version, c.column_name, c.data_type, c.classes,
-           array_agg(DISTINCT w.how ORDER BY w.how) AS how
-         FROM walk AS w JOIN system.catalog.columns AS c ON c.node = w.node
-         GROUP BY c.dataset, c.version, c.column_name, c.data_type, c.classes
-         ORDER BY hop, dataset, version, column_name"
-    );
-    let values = vec![
-        ScalarValue::from(name.to_string().as_str()),
-        ScalarValue::Utf8(column.map(str::to_string)),
-        ScalarValue::Int64(at.and_then(|v| i64::try_from(v).ok())),
-        ScalarValue::Int64(Some(i64::from(depth))),
-    ];
-    with(&text, values)
 }
 
 pub(crate) async fn audit(context: &Context, command: &AuditCommand, format: Option<Format>) -> Result<Done, Failed> {
@@ -185,12 +118,17 @@ async fn answer(
 
 pub(crate) async fn asked(context: &Context, request: ReadRequest) -> Result<Vec<arrow::array::RecordBatch>, Failed> {
     let (engine, session) = context.session().await?;
-    let rows = match session.read(request).await {
-        Ok(read) => read.collect().await,
-        Err(problem) => Err(problem),
-    };
+    let rows = asked_of(&session, request).await;
     context.close(&engine).await?;
     Ok(rows?)
+}
+
+/// All rows of a read.
+pub(crate) async fn asked_of(
+    session: &Session,
+    request: ReadRequest,
+) -> Result<Vec<arrow::array::RecordBatch>, Problem> {
+    session.read(request).await?.collect().await
 }
 
 /// `features.x`, `features.x@3`.
@@ -205,6 +143,6 @@ pub(crate) fn name_and_pin(text: &str) -> Result<(DatasetName, Pin), Problem> {
     }
 }
 
-fn dataset(text: &str) -> Result<DatasetName, Problem> {
+pub(crate) fn dataset(text: &str) -> Result<DatasetName, Problem> {
     text.parse().map_err(|e: custody_model::BadName| Problem::new(2014, e.to_string()))
 }
