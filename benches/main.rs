@@ -3,18 +3,21 @@
 //! ```text
 //! cargo bench --bench custody [-- FILTER]          what one call costs (divan)
 //! cargo bench --bench custody -- pairs [FILTER]    two ways of the same work, in turns in one run; prints their ratio
+//! cargo bench --bench custody -- asof FOLDER       joins named on standard input; `benches/asof/compare.py` drives it
 //! ```
 //!
 //! A figure without a peer or a floor beside it says more about the machine than about the code, so whatever is compared
 //! runs in turns. Figures kept in `docs/` name machine, command and commit.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "benchmarks")]
 
+mod asof;
 mod pairs;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.split_first() {
         Some((first, filter)) if first == "pairs" => pairs::main(filter.first().map(String::as_str)),
+        Some((first, rest)) if first == "asof" => asof::main(rest),
         _ => divan::main(),
     }
 }

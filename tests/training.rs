@@ -45,6 +45,128 @@ fn a_training_set_is_exact_and_replays_after_its_inputs_moved_on() {
     assert!(lineage.contains("raw.labs"), "{lineage}");
 }
 
+/// Everything that decided the build moves on: late data, columns of views and sources, policies, owners, who asks.
+#[test]
+fn a_replay_goes_by_the_record() {
+    let world = World::published();
+    world.run(&["train-set", "build", "training.mortality", "-m", "first model"]).code(0);
+    let replays = |by: &[&str]| {
+        let replayed = world.run(&[by, &["train-set", "replay", "training.mortality@1"]].concat());
+        assert!(replayed.err.contains("byte for byte the files published"), "{}", replayed.err);
+        replayed.code(0);
+    };
+    let edit = |file: &str, pairs: &[(&str, &str)]| {
+        let file = world.project().join(file);
+        let mut text = fs::read_to_string(&file).unwrap();
+        for (from, to) in pairs {
+            assert!(text.contains(from), "{from}: {text}");
+            text = text.replace(from, to);
+        }
+        fs::write(&file, text).unwrap();
+    };
+    // Late data, and landmarks that were not there.
+    for (source, text) in [
+        (
+            "labs",
+            "SELECT id, ts + INTERVAL '1 hour' AS ts, test, value * 2 AS value, loaded_at FROM raw.labs LIMIT 900",
+        ),
+        ("landmarks", "SELECT id, ts + INTERVAL '1 hour' AS ts, NOT died_2y AS died_2y FROM raw.landmarks LIMIT 90"),
+    ] {
+        let file = world.project().join(format!("warehouse/raw/{source}/late.parquet"));
+        world.run(&["--format", "parquet", "sql", "-c", text, "--output", file.to_str().unwrap()]).code(0);
+    }
+    world.run(&["publish", "-m", "late data"]).code(0);
+    replays(&[]);
+    // Another schema, of the view, the training set and a source.
+    edit(
+        "features/lab_trend.sql",
+        &[("hdl_mean_2y", "hdl_mean"), ("  COMMENT", "  COLUMN hdl_mean RENAMED FROM hdl_mean_2y\n  COMMENT")],
+    );
+    edit("features/risk_inputs.sql", &[("hdl_mean_2y", "hdl_mean")]);
+    edit(
+        "training/mortality.sql",
+        &[("lab_trend.*", "lab_trend (hdl_mean AS good, chol_mean_2y)"), ("OWNER hepatology", "OWNER cardiology")],
+    );
+    edit(
+        "sources/clinic.sql",
+        &[("  consent BOOLEAN,\n", "  consent BOOLEAN NOT NULL,\n"), ("OWNER clinic", "OWNER registry")],
+    );
+    world.run(&["publish", "-m", "other columns", "--accept-breaking"]).code(0);
+    world.run(&["train-set", "build", "training.mortality", "-m", "second model", "--accept-breaking"]).code(0);
+    replays(&[]);
+    // Policies under which nobody could build it.
+    let policies = world.project().join("policies/clinic.cedar");
+    let forbidden = "@id(\"closed\")\nforbid (principal, action, resource in Table::\"raw.landmarks\");\n";
+    fs::write(&policies, fs::read_to_string(&policies).unwrap() + forbidden).unwrap();
+    world.run(&["policy", "apply", "-m", "landmarks are closed"]).code(0);
+    world.run(&["sql", "-c", "SELECT * FROM raw.landmarks LIMIT 1"]).code(6);
+    replays(&[]);
+    replays(&["--as", "trainer", "--purpose", "model_training"]);
+    // Whoever replays stands in the ledger beside whom it was replayed as, and no such grant is asked of the replayer.
+    let differences = world.run(&["policy", "diff", "1", "2"]);
+    assert!(!differences.err.contains("does not come out again"), "{}", differences.err);
+    world.run(&["ledger", "verify"]).code(8);
+}
+
+#[test]
+fn what_is_changed_or_gone_is_named_and_what_is_referenced_is_never_swept() {
+    let world = World::published();
+    let folder = world.project().join("warehouse/data");
+    let files = || {
+        let listed =
+            std::process::Command::new("find").args([folder.to_str().unwrap(), "-type", "f"]).output().unwrap();
+        let mut files: Vec<_> =
+            String::from_utf8(listed.stdout).unwrap().lines().map(std::path::PathBuf::from).collect();
+        files.sort();
+        files
+    };
+    let swept = || world.run(&["gc", "--dry-run"]).code(0);
+    assert_eq!(swept(), "");
+    let before = files();
+    world.run(&["train-set", "build", "training.mortality", "-m", "first model"]).code(0);
+    let ours: Vec<_> = files().into_iter().filter(|f| !before.contains(f)).collect();
+    let (commit, data) = (
+        ours.iter().find(|f| f.ends_with("00000000000000000000.json")),
+        ours.iter().find(|f| f.extension().is_some_and(|e| e == "parquet")),
+    );
+    let (commit, data) = (commit.unwrap(), data.unwrap());
+    let verify = || {
+        let ran = world.run(&["train-set", "verify", "training.mortality@1"]);
+        assert_eq!(ran.code, 4, "{}{}", ran.out, ran.err);
+        ran.out
+    };
+    let (bytes, text) = (fs::read(data).unwrap(), fs::read_to_string(commit).unwrap());
+    let mut changed = bytes.clone();
+    changed[bytes.len() / 2] ^= 1;
+    fs::write(data, &changed).unwrap();
+    assert!(verify().contains("part-00000.parquet: its SHA3-256 is"));
+    // A commit that vouches for the changed file is held against the ledger.
+    let digest = |bytes: &[u8]| custody_store::sha3(bytes).to_string();
+    fs::write(commit, text.replace(&digest(&bytes), &digest(&changed))).unwrap();
+    assert!(verify().contains("part-00000.parquet: commit 0 says of it what no run recorded"));
+    fs::write(commit, &text).unwrap();
+    fs::remove_file(data).unwrap();
+    assert!(verify().contains("part-00000.parquet: the file is gone"));
+    fs::write(data, &bytes).unwrap();
+    world.run(&["train-set", "verify", "training.mortality@1", "--deep"]).code(0);
+    // Without its commit the folder holds nothing that a version's log names. The ledger does.
+    fs::remove_file(commit).unwrap();
+    assert_eq!(swept(), "");
+    assert!(verify().contains("no version"));
+    fs::write(commit, &text).unwrap();
+    // What nobody recorded is listed once it is old enough, or its run has ended.
+    let beside = data.parent().unwrap().parent().unwrap().join("01900000-0000-7000-8000-000000000001");
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("part-00000.parquet"), "left").unwrap();
+    let listed = swept();
+    assert!(
+        listed.starts_with("4 data/")
+            && listed.trim().ends_with("-000000000001/part-00000.parquet")
+            && listed.lines().count() == 1,
+        "{listed}"
+    );
+}
+
 #[test]
 fn a_replay_does_not_depend_on_partitions_and_names_a_source_file_that_is_gone() {
     let world = World::published();

@@ -102,6 +102,14 @@ pub(crate) enum Command {
         #[arg(long)]
         deep: bool,
     },
+    /// Lists what ended runs left behind, and nothing that the ledger references. Removes nothing.
+    ///
+    /// Example: custody gc --dry-run
+    Gc {
+        /// Only list: the only way so far.
+        #[arg(long, required = true)]
+        dry_run: bool,
+    },
     /// Training sets: what each row of a spine could have known.
     #[command(subcommand)]
     TrainSet(TrainSetCommand),
@@ -351,7 +359,8 @@ pub(crate) enum TrainSetCommand {
         #[arg(long)]
         accept_breaking: bool,
     },
-    /// Computes a version again from what it was built from; exit code 4 when the rows differ.
+    /// Computes a version again by the record: its inputs, builder and policies. Exit code 4 when rows differ, 5 when only
+    /// the files' bytes do.
     Replay {
         /// `training.mortality@1`
         version: String,

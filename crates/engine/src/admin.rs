@@ -126,7 +126,7 @@ impl Session {
     }
 
     /// Records a refusal of an act that is no read.
-    async fn or_denied<T>(&self, done: Result<T, Problem>) -> Result<T, Problem> {
+    pub(crate) async fn or_denied<T>(&self, done: Result<T, Problem>) -> Result<T, Problem> {
         match done {
             Err(problem) if problem.code.exit_code() == 3 => Err(self.refuse(Verb::Admin, problem).await),
             other => other,

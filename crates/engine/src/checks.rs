@@ -53,6 +53,10 @@ impl Session {
                 manifest.content_root, found.at.content
             ));
         }
+        let recorded = self.engine.written_files(&place.identity())?;
+        for file in manifest.digests().iter().filter(|f| recorded.get(&f.path) != Some(f)) {
+            findings.push(format!("{}/{}: commit 0 says of it what no run recorded", place.folder(), file.path));
+        }
         let depth = if deep { Depth::Deep } else { Depth::Files };
         let found_files = self.engine.store.verify(&manifest, depth).await.map_err(|e| e.problem())?;
         findings

@@ -123,7 +123,7 @@ impl Engine {
 
     /// What a subject may do here.
     pub fn session(self: &Arc<Self>, subject: Subject) -> Session {
-        Session { engine: Arc::clone(self), subject: Arc::new(subject) }
+        Session { engine: Arc::clone(self), subject: Arc::new(subject), then: None }
     }
 
     /// The settings it was opened with.

@@ -119,7 +119,7 @@ impl Session {
             }
             Asked::Dataset(columns) => plan_dataset(statement, columns)?,
         };
-        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.engine.declassifications(), &limits(text))
+        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.declassifications(), &limits(text))
             .map_err(Problem::from)?;
         Ok(Drafted { plan, lineage, state })
     }

@@ -37,12 +37,14 @@ mod replica;
 mod session;
 mod settings;
 mod split;
+mod sweep;
 mod system;
 mod training;
 
 pub use admin::Applied;
 pub use checks::{Decided, VerifyOptions, keep_checkpoints, verify_ledger};
 pub use custody_ledger::verify::{Report, Verdict, split_notes};
+pub use custody_store::Leftover;
 pub use declared::declared_lineage;
 pub use engine::Engine;
 pub use explain::Described;

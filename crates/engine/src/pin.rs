@@ -99,7 +99,7 @@ impl Session {
             return self.pin_system(name, pin);
         }
         let Some(found) = self.find(name, pin) else {
-            let catalog = self.engine.catalog();
+            let catalog = self.catalog();
             return Err(match catalog.dataset(name) {
                 Some(dataset) if self.sees_dataset(dataset)? => no_such_version(dataset, pin),
                 _ => not_found(name),
@@ -110,7 +110,7 @@ impl Session {
 
     /// The version a name and pin mean, before any decision.
     pub(crate) fn find(&self, name: &DatasetName, pin: Pin) -> Option<Found> {
-        let catalog = self.engine.catalog();
+        let catalog = self.catalog();
         if name.schema() == "draft" {
             let view = DatasetName::new("features", name.name()).ok()?;
             let draft = catalog.draft(&self.subject.principal, &view).filter(|_| pin == Pin::Newest)?;
@@ -178,7 +178,7 @@ impl Session {
         definition: &DatasetDefinition,
         labels: &[BTreeSet<custody_model::Class>],
     ) -> Result<Grant, Problem> {
-        let bundle = self.engine.bundle().ok_or_else(|| {
+        let bundle = self.bundle().ok_or_else(|| {
             Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
         })?;
         let facts = self.engine.with_token_keys(&bundle, facts(&bundle, definition, labels));

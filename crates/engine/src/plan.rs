@@ -111,7 +111,7 @@ impl Session {
         definition: &DatasetDefinition,
         labels: &[BTreeSet<custody_model::Class>],
     ) -> Result<Option<Reach>, Problem> {
-        let other = Session { engine: Arc::clone(&self.engine), subject: Arc::new(subject.clone()) };
+        let other = self.engine.session(subject.clone());
         let grant = other.decide(definition, labels)?;
         Ok(grant.visible().then(|| Reach {
             rungs: grant.columns.iter().map(|c| c.rung).collect(),

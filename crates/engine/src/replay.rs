@@ -214,7 +214,7 @@ impl Session {
 
 impl Engine {
     /// A bundle that is or was active, loaded over the datasets of this catalog.
-    fn bundle_of(
+    pub(crate) fn bundle_of(
         &self,
         catalog: &Catalog,
         is: impl Fn(&custody_catalog::BundleEpoch) -> bool,
@@ -231,9 +231,15 @@ impl Engine {
 
 /// Whoever read, as decisions saw them; none where the entry is no read.
 fn reader_of(entry: &Entry) -> Option<Subject> {
-    if !matches!(entry.payload, Payload::ReadIntent(_) | Payload::Read(..)) {
+    let others = entry.actor.as_ref().is_some_and(|a| a.on_behalf_of.is_some());
+    if others || !matches!(entry.payload, Payload::ReadIntent(_) | Payload::Read(..)) {
         return None;
     }
+    subject_of(entry)
+}
+
+/// Whoever acted, as decisions saw them.
+pub(crate) fn subject_of(entry: &Entry) -> Option<Subject> {
     let (actor, reason) = (entry.actor.as_ref()?, &entry.reason);
     Some(Subject {
         principal: actor.principal.clone(),

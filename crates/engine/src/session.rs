@@ -1,8 +1,10 @@
 //! A subject on a warehouse, and what it may ask for.
 
 use crate::Engine;
+use custody_catalog::Catalog;
 use custody_dialect::GatedQuery;
-use custody_model::{DatasetName, EntryId, Hash, Pin, Problem, SourceText, Subject, Verb};
+use custody_model::{DatasetName, Declassification, EntryId, Hash, Pin, Problem, SourceText, Subject, Verb};
+use custody_policy::Bundle;
 use datafusion::common::ParamValues;
 use std::sync::Arc;
 
@@ -11,6 +13,14 @@ use std::sync::Arc;
 pub struct Session {
     pub(crate) engine: Arc<Engine>,
     pub(crate) subject: Arc<Subject>,
+    pub(crate) then: Option<Arc<Then>>,
+}
+
+/// What a recorded act was decided by.
+pub(crate) struct Then {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) epoch: u64,
 }
 
 /// What a caller asks to read.
@@ -119,6 +129,24 @@ impl Session {
     /// Who this is.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// The catalog that names are resolved in: the newest, or that of a recorded act.
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
+        self.then.as_ref().map_or_else(|| self.engine.catalog(), |then| Arc::clone(&then.catalog))
+    }
+
+    /// The policies that decide: the active ones, or those of a recorded act.
+    pub(crate) fn bundle(&self) -> Option<Arc<Bundle>> {
+        self.then.as_ref().map_or_else(|| self.engine.bundle(), |then| Some(Arc::clone(&then.bundle)))
+    }
+
+    /// The rules of those policies that lower classes.
+    pub(crate) fn declassifications(&self) -> Vec<Declassification> {
+        match &self.then {
+            Some(then) => then.bundle.declassifications(then.epoch),
+            None => self.engine.declassifications(),
+        }
     }
 
     /// Roles by claim and by this warehouse's own records.

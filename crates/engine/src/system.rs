@@ -12,8 +12,8 @@ use crate::{
 use custody_catalog::{Catalog, Dataset};
 use custody_ledger::{Position, Reader};
 use custody_model::{
-    ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, Hash, Node, Payload, Pin, Problem, RunRecord,
-    RunState, Rung, SealedBox, Subject, TableVersion, WallNanos, WriterId,
+    ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem,
+    RunRecord, RunState, Rung, SealedBox, Subject, TableVersion, WallNanos, WriterId,
 };
 use custody_policy::{ColumnGrant, Grant, RowGrant, subject_key};
 use custody_store::FileDisk;
@@ -35,6 +35,9 @@ pub(crate) struct SystemState {
     positions: BTreeMap<WriterId, Position>,
     fold: Fold,
     written: HashMap<Hash, (EntryId, RunRecord)>,
+    /// What runs wrote, by identity and path: a version may have been written more than once.
+    files: HashMap<Hash, BTreeMap<String, FileDigest>>,
+    runs: HashMap<EntryId, RunState>,
     /// The time of the newest entry that a tree of this size covers, of recent sizes.
     covered: HashMap<(WriterId, u64), WallNanos>,
 }
@@ -46,6 +49,8 @@ impl SystemState {
             positions: BTreeMap::new(),
             fold: Fold::new(),
             written: HashMap::new(),
+            files: HashMap::new(),
+            runs: HashMap::new(),
             covered: HashMap::new(),
         })
     }
@@ -57,6 +62,11 @@ impl SystemState {
             let (entries, position) = self.reader.tail(&writer, from).map_err(|e| unreadable(&e))?;
             self.positions.insert(writer, position);
             for entry in entries {
+                if let Payload::Run(record) = &entry.entry.payload {
+                    self.runs.insert(entry.entry.reference.unwrap_or(entry.entry.id), record.state);
+                    let files = record.files.iter().map(|f| (f.path.clone(), f.clone()));
+                    self.files.entry(record.identity).or_default().extend(files);
+                }
                 if let Payload::Run(record) = &entry.entry.payload
                     && record.state == RunState::Written
                     && let Some(run) = entry.entry.reference
@@ -81,6 +91,20 @@ impl Engine {
         let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
         system.follow()?;
         Ok(system.written.get(identity).cloned())
+    }
+
+    /// Every file that a run recorded for this identity, by its path below the version's folder.
+    pub(crate) fn written_files(&self, identity: &Hash) -> Result<BTreeMap<String, FileDigest>, Problem> {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        system.follow()?;
+        Ok(system.files.get(identity).cloned().unwrap_or_default())
+    }
+
+    /// Where a run stands, by its newest entry.
+    pub(crate) fn run_state(&self, run: EntryId) -> Result<Option<RunState>, Problem> {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        system.follow()?;
+        Ok(system.runs.get(&run).copied())
     }
 
     /// All system tables at one position.

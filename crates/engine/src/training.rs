@@ -1,8 +1,8 @@
 //! Training sets: a spine, with what each feature view could have told at the time of each of its rows.
 //!
 //! What holds here: a row sees no event after its time, and nothing that was not known by then unless the declaration
-//! says otherwise and why; every spine row comes out once; a version is built from pinned versions, and a replay from the
-//! same pins gives the same content root or says that it does not.
+//! says otherwise and why; every spine row comes out once; a version is built from pinned versions, and a replay by what
+//! the ledger says of it (inputs, subject, policies, catalog) gives the same bytes or says that it does not.
 
 use crate::{
     asof::{Sight, point_in_time},
@@ -12,12 +12,14 @@ use crate::{
     problem::from_datafusion,
     project::{Declared, Project},
     publish::{Contract, Declaration, Event, Prepared, PublishOptions, Published, in_file, require_complete},
-    session::Session,
+    replay::subject_of,
+    session::{Session, Then},
     split,
 };
 use custody_dialect::{FeatureItem, KnownAt, Matching, Reference, Statement, TrainingDef, table_reference};
 use custody_model::{
-    DatasetDefinition, DatasetKind, DatasetName, FieldId, Hash, Pin, Problem, SourceText, TableVersion,
+    ControlSeq, DatasetDefinition, DatasetKind, DatasetName, FieldId, FileDigest, Hash, Pin, Problem, SourceText,
+    TableVersion,
 };
 use custody_store::Place;
 use datafusion::{
@@ -25,7 +27,7 @@ use datafusion::{
     datasource::provider_as_source,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// What a replay gave.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct Replayed {
     pub root: Hash,
     /// How many rows were computed.
     pub rows: u64,
+    /// Whether the files computed now are those published, byte for byte.
+    pub same_bytes: bool,
 }
 
 impl Session {
@@ -83,7 +87,8 @@ impl Session {
         Ok(Some(published))
     }
 
-    /// Computes a published training set again from the versions it was built from. Hands out no rows.
+    /// Computes a published training set again: from the versions it was built from, as whoever built it, by the
+    /// policies and the catalog of that moment. Hands out no rows.
     pub async fn replay_training_set(
         &self,
         name: &DatasetName,
@@ -95,8 +100,7 @@ impl Session {
         if !self.decide(&found.definition, &found.labels)?.visible() {
             return Err(not_found(name));
         }
-        let catalog = self.engine.catalog();
-        let version = catalog.resolve(name, pin).and_then(|v| v.publish().cloned());
+        let version = self.engine.catalog().resolve(name, pin).and_then(|v| v.publish().cloned());
         let Some(publish) = version.filter(|_| found.definition.kind == DatasetKind::TrainingSet) else {
             return Err(Problem::new(1141, format!("`{name}` is not a training set"))
                 .help("replay takes a version such as training.x@1"));
@@ -107,8 +111,10 @@ impl Session {
             return Err(Problem::bug("a training set's declaration became another statement"));
         };
         let declared = Declared { def: *def, text: found.definition.sql.clone(), file: 0 };
-        let find = |reference: &Reference| self.as_recorded(reference, &publish.inputs);
-        let prepared = self.prepare_training(&declared, &find).await.map_err(moved)?;
+        let recorded = self.as_published(&found.at)?;
+        let find = |reference: &Reference| recorded.as_recorded(reference, &publish.inputs);
+        let mut prepared = recorded.prepare_training(&declared, &find).await.map_err(moved)?;
+        prepared.recorded = recorded.bundle().map(|b| (recorded.subject.principal.clone(), b.hash()));
         let run = entry_id(self.engine.clock.now());
         let place = Place::Draft {
             principal: self.subject.principal.clone(),
@@ -116,14 +122,38 @@ impl Session {
             identity: crate::hash_text(&format!("replay {} {run}", prepared.identity)),
         };
         let staged = self.stage_rows(&prepared, &place, run, tell).await.map_err(moved)?;
-        let replayed = Replayed { at: found.at, root: staged.content_root(), rows: staged.rows() };
+        let digests = |files: Vec<FileDigest>| files.into_iter().map(|f| (f.bytes, f.sha3)).collect::<Vec<_>>();
+        let written = self.engine.written(&publish.identity)?.map(|(_, record)| digests(record.files));
+        let replayed = Replayed {
+            at: found.at,
+            root: staged.content_root(),
+            rows: staged.rows(),
+            same_bytes: written.is_some_and(|files| files == digests(staged.digests())),
+        };
         staged.discard().await.map_err(|e| e.problem())?;
         Ok(replayed)
     }
 
+    /// A session of whoever published a version, over the catalog and the policies that decided then.
+    fn as_published(&self, at: &TableVersion) -> Result<Self, Problem> {
+        let gone = |what: &str| Problem::new(4011, format!("{what} of `{at}` is not in the ledger"));
+        let entry = self.engine.recorder.control_entry(at.made_at)?.ok_or_else(|| gone("the publish entry"))?;
+        let subject = subject_of(&entry).ok_or_else(|| gone("who published, and what for,"))?;
+        let hash = entry.reason.bundle.ok_or_else(|| gone("the policy bundle"))?;
+        let catalog = self.engine.catalog_at(ControlSeq(at.made_at.0.saturating_sub(1)))?;
+        let bundle = self.engine.bundle_of(&catalog, |e| e.record.hash == hash)?;
+        let bundle = Arc::new(bundle.ok_or_else(|| gone("the policy bundle"))?);
+        let epoch = catalog.bundles().filter(|e| e.record.hash == hash).map(|e| e.record.epoch).max().unwrap_or(0);
+        Ok(Session {
+            engine: Arc::clone(&self.engine),
+            subject: Arc::new(subject),
+            then: Some(Arc::new(Then { catalog, bundle, epoch })),
+        })
+    }
+
     /// The version that a recorded build read under this name.
     fn as_recorded(&self, reference: &Reference, inputs: &[custody_model::InputRef]) -> Result<Option<Found>, Problem> {
-        let catalog = self.engine.catalog();
+        let catalog = self.catalog();
         let Some(dataset) = catalog.dataset(&reference.name) else { return Ok(None) };
         let of = |input: &&custody_model::InputRef| {
             input.dataset == dataset.id() && !matches!(reference.pin, Pin::Version(n) if n != input.version)
@@ -217,7 +247,7 @@ impl Session {
         let columns: Vec<Expr> = output.into_iter().map(|(expr, name)| expr.alias(name)).collect();
         let plan =
             LogicalPlanBuilder::from(plan).project(columns).and_then(LogicalPlanBuilder::build).map_err(wrong)?;
-        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.engine.declassifications(), &limits(true))
+        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.declassifications(), &limits(true))
             .map_err(Problem::from)?;
         Ok(Drafted { plan, lineage, state })
     }
@@ -271,7 +301,7 @@ fn look_up(
                 .help("declare its KNOWN TIME, or write IGNORING KNOWN TIME BECAUSE '…', which is recorded"),
         ));
     }
-    let source = provider_as_source(std::sync::Arc::clone(&table.provider));
+    let source = provider_as_source(Arc::clone(&table.provider));
     let mut feature = LogicalPlanBuilder::scan(table_reference(&view.name), source, None)
         .and_then(|b| b.alias(alias))
         .map_err(wrong)?;

@@ -207,6 +207,25 @@ async fn other_delta_readers_open_the_folder() {
     assert_eq!(properties, expected);
 }
 
+/// delta-rs, told to remove whatever it may, at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vacuum_finds_nothing_of_a_version_to_remove() {
+    use deltalake::operations::vacuum::VacuumMode;
+    let f = fixture();
+    let manifest = published(&f.warehouse, &place(1), 3_000).await;
+    for mode in [VacuumMode::Lite, VacuumMode::Full] {
+        let url = url::Url::from_directory_path(f.warehouse.folder(&place(1))).unwrap();
+        let vacuum = deltalake::open_table(url).await.unwrap().vacuum().with_mode(mode);
+        let vacuum = vacuum.with_retention_period(Default::default()).with_enforce_retention_duration(false);
+        let (_, done) = vacuum.await.unwrap();
+        assert_eq!(done.files_deleted, Vec::<String>::new());
+    }
+    let damage: Vec<_> = f.warehouse.verify(&manifest, Depth::Deep).await.unwrap();
+    let damage: Vec<_> =
+        damage.iter().filter(|x| matches!(x.kind, FindingKind::Missing | FindingKind::Changed)).collect();
+    assert!(damage.is_empty(), "{damage:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_commits_one_wins() {
     let f = fixture();

@@ -162,6 +162,19 @@ pub(crate) async fn verify(context: &Context, version: &str, deep: bool) -> Resu
     Err(Problem::new(4201, format!("`{at}` is not what the ledger recorded")).into())
 }
 
+pub(crate) async fn gc(context: &Context) -> Result<Done, Failed> {
+    let (engine, session) = context.session().await?;
+    let done = session.leftovers().await;
+    context.close(&engine).await?;
+    let leftovers = done?;
+    for leftover in &leftovers {
+        out(&format!("{} {}", leftover.bytes, leftover.path));
+    }
+    let bytes: u64 = leftovers.iter().map(|l| l.bytes).sum();
+    eprintln!("{} files of ended runs, {bytes} bytes", leftovers.len());
+    Ok(Done::Well)
+}
+
 /// Shows progress: a bar on a terminal after half a second, lines for what is done.
 pub(crate) struct Teller {
     quiet: bool,

@@ -82,6 +82,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Publish(args) => build::publish(&context, args, arguments.quiet).await,
         Command::Log { name } => query::log(&context, name, arguments.format).await,
         Command::Verify { version, deep } => build::verify(&context, version, *deep).await,
+        Command::Gc { dry_run: _ } => build::gc(&context).await,
         Command::TrainSet(command) => training::run(&context, command, arguments.quiet).await,
         Command::Sql(args) => query::sql(&context, args, arguments.format).await,
         Command::Read { version, output } => query::read(&context, version, output, arguments.format).await,

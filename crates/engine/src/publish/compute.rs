@@ -1,0 +1,189 @@
+//! A plan run under an intent, its rows written in order to files that nothing names yet.
+
+use super::{ENGINE_VERSION, Event, Prepared, PublishOptions, commit::Made};
+use crate::{
+    entries::targets,
+    governed::Drafted,
+    pin::{Asked, Statement},
+    problem::from_datafusion,
+    read::{Totals, execute},
+    session::{ReadRequest, Session},
+};
+use custody_model::{DatasetDefinition, EntryId, FieldId, Outcome, Payload, Problem, RunRecord, RunState, Verb};
+use custody_store::{Codec, Place, Shape, Staged};
+use datafusion::common::Column;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use futures::StreamExt;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+impl Session {
+    /// Runs the plan under an intent and writes its rows, sorted.
+    pub(super) async fn compute(
+        &self,
+        prepared: &Prepared,
+        place: &Place,
+        options: &PublishOptions,
+        publish_entry: EntryId,
+        tell: &(dyn Fn(Event) + Send + Sync),
+    ) -> Result<Made, Problem> {
+        let name = &prepared.definition.name;
+        tell(Event::Computing { view: name.clone(), rows: 0 });
+        let started = self.run_entry(prepared, RunState::Started, options, |_| {});
+        let run = started.id;
+        self.engine.recorder.record(started).await?;
+        match self.write(prepared, place, options, run, publish_entry, tell).await {
+            Ok(made) => Ok(made),
+            Err(problem) => {
+                // The rows are not visible whatever happens to this entry; a lost one is closed at the next opening.
+                let told = problem.clone();
+                self.run_state(prepared, run, RunState::Failed, options, |r| r.error = Some(told.code.to_string()))
+                    .await?;
+                Err(problem)
+            }
+        }
+    }
+
+    pub(super) async fn write(
+        &self,
+        prepared: &Prepared,
+        place: &Place,
+        options: &PublishOptions,
+        run: EntryId,
+        publish_entry: EntryId,
+        tell: &(dyn Fn(Event) + Send + Sync),
+    ) -> Result<Made, Problem> {
+        let staged = self.stage_rows(prepared, place, run, tell).await?;
+        self.commit(prepared, staged, options, run, publish_entry).await
+    }
+
+    /// The rows of a view, sorted, under an intent, in files that nothing names yet.
+    pub(crate) async fn stage_rows(
+        &self,
+        prepared: &Prepared,
+        place: &Place,
+        run: EntryId,
+        tell: &(dyn Fn(Event) + Send + Sync),
+    ) -> Result<Staged, Problem> {
+        let began = Instant::now();
+        let sorted = sorted(&prepared.drafted.plan, &prepared.definition)?;
+        let plan = self
+            .finish(Drafted {
+                plan: sorted,
+                lineage: prepared.drafted.lineage.clone(),
+                state: prepared.drafted.state.clone(),
+            })
+            .await?;
+        let request = ReadRequest::sql(prepared.definition.sql.clone());
+        let statement = Statement {
+            asked: Asked::Dataset(vec![]),
+            explain: None,
+            pinned: prepared.pinned.clone(),
+            at: self.engine.seen(),
+            hash: crate::hash_text(&prepared.definition.sql),
+        };
+        let mut intent = self.intent_entry(&request, &statement, &plan)?;
+        intent.verb = Verb::Publish;
+        intent.reference = Some(run);
+        intent.targets = targets(&prepared.pinned, plan.uses());
+        if let Some((principal, bundle)) = &prepared.recorded {
+            intent.reason.bundle = Some(*bundle);
+            if let Some(actor) = &mut intent.actor {
+                actor.on_behalf_of = Some(principal.clone());
+            }
+        }
+        let (receipt, slot) = self.engine.recorder.intent(intent).await?;
+        let mut totals = Totals::default();
+        let staged = async {
+            let mut stream = execute(plan, receipt)?;
+            let definition = &prepared.definition;
+            let shape = Shape {
+                schema: crate::schema_of(definition),
+                keys: definition.keys.clone(),
+                times: definition.event_time.into_iter().chain(definition.known_time).collect(),
+                codec: Codec::default(),
+            };
+            let mut staging = self.engine.store.stage(place, &shape, run).await.map_err(|e| e.problem())?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch.map_err(|e| from_datafusion(&e))?;
+                totals.rows += batch.num_rows() as u64;
+                totals.batches += 1;
+                totals.bytes += batch.get_array_memory_size() as u64;
+                staging.write(batch).await.map_err(|e| e.problem())?;
+                tell(Event::Computing { view: prepared.definition.name.clone(), rows: totals.rows });
+            }
+            staging.finish().await.map_err(|e| e.problem())
+        }
+        .await;
+        let outcome = if staged.is_ok() { Outcome::Success } else { Outcome::Failure };
+        slot.close(self.outcome_entry(outcome, staged.as_ref().err(), totals, began)).await?;
+        staged
+    }
+
+    pub(crate) fn run_entry(
+        &self,
+        prepared: &Prepared,
+        state: RunState,
+        options: &PublishOptions,
+        fill: impl FnOnce(&mut RunRecord),
+    ) -> custody_model::Entry {
+        let mut record = RunRecord {
+            state,
+            job: prepared.definition.name.clone(),
+            dataset: prepared.definition.id,
+            plan: prepared.plan_hash,
+            engine_version: ENGINE_VERSION,
+            seed: None,
+            identity: prepared.identity,
+            inputs: prepared.inputs.clone(),
+            content_root: None,
+            files: vec![],
+            publish_entry: None,
+            rows: None,
+            error: None,
+            git_commit: options.git_commit.clone(),
+            git_dirty: options.git_dirty,
+        };
+        fill(&mut record);
+        let outcome = match state {
+            RunState::Started | RunState::Written => Outcome::Pending,
+            RunState::Ended => Outcome::Success,
+            RunState::Failed => Outcome::Failure,
+        };
+        self.entry(Verb::Publish, outcome, Payload::Run(record))
+    }
+
+    pub(super) async fn run_state(
+        &self,
+        prepared: &Prepared,
+        run: EntryId,
+        state: RunState,
+        options: &PublishOptions,
+        fill: impl FnOnce(&mut RunRecord),
+    ) -> Result<(), Problem> {
+        let mut entry = self.run_entry(prepared, state, options, fill);
+        entry.reference = Some(run);
+        self.engine.recorder.record(entry).await?;
+        Ok(())
+    }
+}
+
+/// By keys, event time, known time, then the remaining columns, so that equal inputs give equal files.
+pub(super) fn sorted(plan: &LogicalPlan, definition: &DatasetDefinition) -> Result<LogicalPlan, Problem> {
+    let mut order: Vec<FieldId> = definition.keys.clone();
+    order.extend(definition.event_time);
+    order.extend(definition.known_time);
+    order.extend(definition.columns.iter().map(|c| c.field));
+    let mut seen = BTreeSet::new();
+    let keys: Vec<_> = order
+        .into_iter()
+        .filter(|field| seen.insert(*field))
+        .filter_map(|field| definition.column(field))
+        .filter_map(|c| plan.schema().index_of_column_by_name(None, &c.name))
+        .map(|i| Expr::Column(Column::from(plan.schema().qualified_field(i))).sort(true, false))
+        .collect();
+    LogicalPlanBuilder::from(plan.clone())
+        .sort(keys)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(|e| from_datafusion(&e))
+}

@@ -1,0 +1,268 @@
+//! What can be known of a view before it is computed: names pinned, grants decided, plan, exact lineage, classes,
+//! contract.
+
+use super::{
+    Contract, Declaration, Overrides, Prepared,
+    definition::renamed,
+    identity::{digest, identity, plan_text},
+    in_file,
+};
+use crate::{
+    governed::Drafted,
+    pin::{Asked, PinnedTable, Statement, Storage, not_found, present},
+    project::{Declared, Project},
+    session::Session,
+};
+use custody_catalog::Dataset;
+use custody_dialect::ViewDef;
+use custody_model::{
+    Class, ClassLabel, DatasetDefinition, DatasetKind, DatasetName, FieldId, InputRef, Lineage, Pin, Problem, Purpose,
+    TableVersion,
+};
+use custody_policy::RowGrant;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Session {
+    /// Everything about a view that can be known before it is computed.
+    pub(crate) async fn prepare(
+        &self,
+        project: &Project,
+        declared: &Declared<ViewDef>,
+        overrides: &Overrides,
+    ) -> Result<Prepared, Problem> {
+        let text = project.text(declared.file);
+        self.prepare_inner(declared, overrides).await.map_err(|p| in_file(p, text))
+    }
+
+    pub(super) async fn prepare_inner(
+        &self,
+        declared: &Declared<ViewDef>,
+        overrides: &Overrides,
+    ) -> Result<Prepared, Problem> {
+        let def = &declared.def;
+        let name = &def.name.value;
+        refuse_undone(def)?;
+        let mut pinned = vec![];
+        let mut provisional = false;
+        for reference in def.query.references() {
+            let found = match overrides.get(&reference.name) {
+                Some(found) if reference.pin == Pin::Newest => Some(found.clone()),
+                _ => self.find(&reference.name, reference.pin),
+            };
+            let here = |p: Problem| {
+                p.label(custody_model::Label { start: reference.start, end: reference.end, text: "here".into() })
+            };
+            if reference.name.is_system() {
+                return Err(here(Problem::new(1118, format!("a feature cannot read `{}`", reference.name))));
+            }
+            let found = found.ok_or_else(|| here(not_found(&reference.name)))?;
+            provisional |= matches!(found.storage, Storage::Planned);
+            let mut table = self.pin_found(found).await.map_err(here)?;
+            require_complete(&table).map_err(here)?;
+            table.reference = Some(reference.clone());
+            pinned.push(table);
+        }
+        let statement = Statement {
+            asked: Asked::Query(def.query.clone()),
+            explain: None,
+            pinned,
+            at: self.engine.seen(),
+            hash: crate::hash_text(&def.query.text_normalised()),
+        };
+        let drafted = self.draft(&statement, true).await?;
+        let declaration = Declaration {
+            kind: DatasetKind::FeatureView,
+            name,
+            key: &def.key,
+            ttl: def.ttl.as_ref().map(|t| t.value.clone()),
+            clauses: &def.clauses,
+            text: &declared.text,
+        };
+        let mut says = def.query.ast().to_string();
+        if def.match_strict.is_some() {
+            says.push_str("\nMATCH STRICT");
+        }
+        self.ready(&declaration, &says, drafted, statement.pinned, provisional)
+    }
+
+    /// What is drafted, with its definition, identity, classes and contract. `says` is what else makes another version.
+    pub(crate) fn ready(
+        &self,
+        declaration: &Declaration<'_>,
+        says: &str,
+        drafted: Drafted,
+        pinned: Vec<PinnedTable>,
+        provisional: bool,
+    ) -> Result<Prepared, Problem> {
+        let name = declaration.name;
+        exact(name, &drafted.lineage)?;
+        let catalog = self.catalog();
+        let known = renamed(&catalog, name, declaration.clauses)?;
+        let definition = self.output_definition(declaration, known, &drafted, &pinned)?;
+        // Whose it is, not whose it says it is.
+        let grant = self.decide(&present(&catalog, &definition), &[])?;
+        if !grant.publish {
+            return Err(Problem::new(3102, format!("you may not publish `{name}`"))
+                .help("a policy must permit action `publish` on it: custody policy decide"));
+        }
+        let labels = self.labels(&drafted.lineage, &pinned);
+        let inputs = inputs(&pinned);
+        let plan = plan_text(&drafted.plan)?;
+        let plan_hash = digest("custody plan v1", &[says.as_bytes(), plan.as_bytes()]);
+        let identity = identity(&plan_hash, &definition, &inputs);
+        let newest = known.and_then(Dataset::newest);
+        let same = known
+            .and_then(|d| catalog.version_by_identity(d.id(), &identity))
+            .filter(|v| newest.is_some_and(|n| n.table == v.table))
+            .map(|v| (v.table.clone(), v.publish().map_or(0, |p| p.rows)));
+        let contract = contract(newest.map(|v| v.definition()), known, &definition, same.is_some());
+        Ok(Prepared {
+            newest: newest.map(|v| v.table.version),
+            definition,
+            identity,
+            plan_hash,
+            inputs,
+            labels,
+            pinned,
+            drafted,
+            contract,
+            same,
+            provisional,
+            recorded: None,
+        })
+    }
+
+    /// The classes of each output, by lineage from the classes of what it reads.
+    pub(super) fn labels(&self, lineage: &Lineage, pinned: &[PinnedTable]) -> Vec<ClassLabel> {
+        let bundle = self.bundle();
+        let mut classes: BTreeMap<(TableVersion, FieldId), BTreeSet<Class>> = BTreeMap::new();
+        for table in pinned {
+            let Some(bundle) = &bundle else { continue };
+            for column in crate::pin::facts(bundle, &table.definition, &table.labels).columns {
+                classes.insert((table.at.clone(), column.field), column.classes);
+            }
+        }
+        let rules = self.declassifications();
+        custody_lineage::labels(
+            lineage,
+            &|table, field| classes.get(&(table.clone(), field)).cloned().unwrap_or_default(),
+            &|version| rules.iter().find(|r| r.version == *version).cloned(),
+        )
+    }
+}
+
+/// A feature over rows that policy would silently drop is refused, naming what drops them.
+pub(crate) fn require_complete(table: &PinnedTable) -> Result<(), Problem> {
+    let by = match &table.grant.rows {
+        RowGrant::All => return Ok(()),
+        RowGrant::Nothing => "no row set permits any of them".to_string(),
+        RowGrant::Where(p) => {
+            let names: Vec<_> = p
+                .sets
+                .iter()
+                .map(|(id, _)| format!("row set `{id}`"))
+                .chain(p.guards.iter().map(|(id, _)| format!("guard `{id}`")))
+                .collect();
+            format!("by {}", names.join(", "))
+        }
+    };
+    Err(Problem::new(3103, format!("would be filtered: `{}` {by}", table.at.name)).help(
+        "a feature must see all rows of what it reads: ask for `see_rows` and `skip_guard`, or read another dataset",
+    ))
+}
+
+pub(super) fn exact(name: &DatasetName, lineage: &Lineage) -> Result<(), Problem> {
+    if !lineage.exact {
+        let nodes = lineage.unknown.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        return Err(Problem::new(1122, format!("lineage of `{name}` is not exact: {nodes} is not understood")));
+    }
+    if lineage.volatile {
+        return Err(Problem::new(1123, format!("a volatile function makes `{name}` irreproducible"))
+            .help("leave out now(), random(), uuid() and their kin; take times from the data"));
+    }
+    Ok(())
+}
+
+/// What the declaration may say and this version of the engine does not do yet.
+pub(super) fn refuse_undone(def: &ViewDef) -> Result<(), Problem> {
+    unsupported(&def.clauses)?;
+    if let Some(incremental) = &def.incremental {
+        return Err(Problem::new(1124, "INCREMENTAL BY is not supported yet")
+            .help("leave it out: the view is then computed in full, which gives the same rows")
+            .label(incremental.place.label("here")));
+    }
+    Ok(())
+}
+
+pub(super) fn unsupported(clauses: &custody_dialect::Clauses) -> Result<(), Problem> {
+    if let Some(e) = clauses.expectations.first() {
+        return Err(Problem::new(1124, "EXPECT is not supported yet").label(e.place.label("here")));
+    }
+    Ok(())
+}
+
+/// A version may be read for no purpose that one of its inputs excludes.
+pub(super) fn purposes(
+    name: &DatasetName,
+    declared: &BTreeSet<Purpose>,
+    pinned: &[PinnedTable],
+) -> Result<BTreeSet<Purpose>, Problem> {
+    let mut allowed: Option<BTreeSet<Purpose>> = None;
+    for table in pinned.iter().filter(|t| !t.definition.purposes.is_empty()) {
+        if let Some(outside) = declared.iter().find(|p| !table.definition.purposes.contains(p))
+            && !table.grant.declassify
+        {
+            return Err(Problem::new(3104, format!("purpose `{outside}` is not among those of `{}`", table.at.name))
+                .help(format!("leave it out of the PURPOSE of `{name}`, or ask for `declassify` on the input")));
+        }
+        allowed = Some(match allowed {
+            None => table.definition.purposes.clone(),
+            Some(so_far) => so_far.intersection(&table.definition.purposes).cloned().collect(),
+        });
+    }
+    match allowed {
+        Some(allowed) if declared.is_empty() && allowed.is_empty() => {
+            Err(Problem::new(3105, format!("no purpose is common to all inputs of `{name}`")))
+        }
+        Some(allowed) if declared.is_empty() => Ok(allowed),
+        _ => Ok(declared.clone()),
+    }
+}
+
+pub(super) fn contract(
+    before: Option<&DatasetDefinition>,
+    known: Option<&Dataset>,
+    now: &DatasetDefinition,
+    same: bool,
+) -> Contract {
+    let Some(before) = before else { return Contract::New };
+    let broken = before.keys != now.keys
+        || before.event_time != now.event_time
+        || before.known_time != now.known_time
+        || before.ttl != now.ttl
+        || before.columns.iter().any(|c| now.column(c.field).is_none_or(|n| n != c));
+    let attributes = before.comment != now.comment
+        || known.is_some_and(|d| d.owner() != now.owner || *d.purposes() != now.purposes || *d.name() != now.name);
+    match (same, broken, now.columns.len() > before.columns.len()) {
+        (true, ..) if attributes => Contract::Metadata,
+        (true, ..) => Contract::None,
+        (false, true, _) => Contract::Breaking,
+        (false, false, true) => Contract::Additive,
+        (false, false, false) => Contract::Data,
+    }
+}
+
+pub(super) fn inputs(pinned: &[PinnedTable]) -> Vec<InputRef> {
+    let mut inputs: Vec<InputRef> = pinned
+        .iter()
+        .map(|t| InputRef {
+            dataset: t.at.dataset,
+            version: t.at.version,
+            made_at: t.at.made_at,
+            content: t.at.content,
+        })
+        .collect();
+    inputs.sort_by_key(|i| (i.dataset, i.content));
+    inputs.dedup();
+    inputs
+}
