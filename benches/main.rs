@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench custody [-- FILTER]          what one call costs (divan)
+//! cargo bench --bench custody -- replay            a million recorded decisions, made again
 //! cargo bench --bench custody -- pairs [FILTER]    two ways of the same work, in turns in one run; prints their ratio
 //! cargo bench --bench custody -- asof FOLDER       joins named on standard input; `benches/asof/compare.py` drives it
 //! ```
@@ -12,12 +13,14 @@
 
 mod asof;
 mod pairs;
+mod policy;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.split_first() {
         Some((first, filter)) if first == "pairs" => pairs::main(filter.first().map(String::as_str)),
         Some((first, rest)) if first == "asof" => asof::main(rest),
+        Some((first, _)) if first == "replay" => policy::replay(),
         _ => divan::main(),
     }
 }

@@ -17,6 +17,7 @@ mod ledger;
 mod lineage;
 mod openlineage;
 mod own_project;
+mod policy;
 mod publishing;
 mod readers;
 mod refusals;

@@ -277,6 +277,8 @@ pub(crate) enum PolicyCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Holds the project's policies against `policies/tests/*.txt`: who reads, and what they are expected to get.
+    Test,
     /// Who of the recorded readers would gain or lose what. Exit code 5 where somebody would.
     ///
     /// Example: custody policy diff 3 project --replay 30d

@@ -27,6 +27,8 @@ pub struct Project {
     pub order: Vec<DatasetName>,
     /// Policy files, by path below the project.
     pub policies: Vec<(String, Vec<u8>)>,
+    /// Tests of policies: `policies/tests/*.txt`.
+    pub policy_tests: Vec<SourceText>,
 }
 
 /// A definition with where it came from.
@@ -51,6 +53,7 @@ impl Project {
             training: BTreeMap::new(),
             order: vec![],
             policies: vec![],
+            policy_tests: vec![],
         };
         let mut problems = vec![];
         let mut parsed = vec![];
@@ -85,6 +88,11 @@ impl Project {
             }
         }
         project.policies.sort();
+        for path in files_in(&root.join("policies/tests"), "txt")? {
+            let text = fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+            let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+            project.policy_tests.push(SourceText::file(name, path, text));
+        }
         if let Some(mut first) = pop_first(&mut problems) {
             first.related.extend(problems);
             return Err(first);

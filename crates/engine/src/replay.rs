@@ -1,8 +1,5 @@
-//! Recorded decisions, made again: under the bundle they were made by, where each gives the grant hash that its entry
-//! recorded; and under two bundles, to see who would gain or lose what.
-//!
-//! What holds here: a decision depends on bundle, subject and facts alone, and an entry holds what brings them back; so
-//! equal ones are made once. Reads of `system` are decided otherwise and are left out.
+//! `custody policy diff`: recorded decisions, made again over the catalog as it is; where a grant does not come out, over
+//! the catalog as it was.
 
 use crate::{
     Engine,
@@ -13,11 +10,12 @@ use crate::{
 };
 use custody_catalog::Catalog;
 use custody_ledger::{Position, Reader};
-use custody_model::{ControlSeq, DatasetName, Entry, Hash, Payload, Problem, Rung, Subject, SubjectKey, WallNanos};
-use custody_policy::{Bundle, Grant, decide, rows_text, subject_key};
+use custody_model::{ControlSeq, Hash, Problem, WallNanos};
+pub(crate) use custody_policy::subject_of;
+use custody_policy::{Bundle, Change, Grounds, Recorded, TableFacts};
 use custody_store::FileDisk;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -28,49 +26,6 @@ pub enum Choice {
     Epoch(u64),
     /// The project's, active or not.
     Project,
-}
-
-/// Who would get something else of a dataset.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Change {
-    /// The dataset.
-    pub dataset: DatasetName,
-    /// Who read it.
-    pub principal: String,
-    /// What for.
-    pub purpose: String,
-    /// A column, or `rows`.
-    pub what: String,
-    /// Its rung, or the condition on rows, by the one bundle.
-    pub before: String,
-    /// By the other.
-    pub after: String,
-    /// Whether it is more, less, or neither.
-    pub direction: Direction,
-    /// How many recorded reads it concerns.
-    pub reads: u64,
-}
-
-/// More or less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
-    /// Sees more.
-    Gains,
-    /// Sees less.
-    Loses,
-    /// Sees other rows.
-    Differs,
-}
-
-impl Direction {
-    /// `gains`, `loses`, `differs`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Gains => "gains",
-            Self::Loses => "loses",
-            Self::Differs => "differs",
-        }
-    }
 }
 
 /// What a replay found.
@@ -84,22 +39,6 @@ pub struct Redecided {
     pub underived: Vec<String>,
     /// Who would gain or lose what, sorted.
     pub changes: Vec<Change>,
-}
-
-/// Equal decisions: same subject, version, bundle and grant.
-#[derive(PartialEq, Eq, Hash)]
-struct Key {
-    subject: SubjectKey,
-    made_at: ControlSeq,
-    bundle: Option<Hash>,
-    grant: Hash,
-}
-
-struct Group {
-    subject: Subject,
-    at: ControlSeq,
-    entry: String,
-    count: u64,
 }
 
 impl Session {
@@ -123,92 +62,63 @@ impl Session {
         };
         let (old, new) = (chosen(old).await?, chosen(new).await?);
         self.record_metadata(&format!("replay {} {}", old.hash(), new.hash())).await?;
-        let (decisions, groups) = self.recorded(since)?;
-        let mut replayed = Redecided { decisions, distinct: groups.len(), ..Redecided::default() };
-        let mut made_by: HashMap<Hash, Option<Bundle>> = HashMap::new();
-        let mut earlier: BTreeMap<ControlSeq, Arc<Catalog>> = BTreeMap::new();
-        let mut changes: BTreeMap<Change, u64> = BTreeMap::new();
-        for (key, group) in &groups {
-            if let Some(hash) = key.bundle
-                && !made_by.contains_key(&hash)
-            {
-                made_by.insert(hash, self.engine.bundle_of(&catalog, |e| e.record.hash == hash)?);
-            }
-            let by = key.bundle.and_then(|hash| made_by.get(&hash)).and_then(Option::as_ref);
-            let same = |catalog: &Catalog| {
-                let decided = by.and_then(|b| self.decided(b, &group.subject, catalog, key.made_at));
-                decided.is_some_and(|(_, grant)| grant.hash == key.grant)
-            };
-            if !same(&catalog) {
-                // Owners, purposes and classes may have been others then.
-                let then = match earlier.get(&group.at) {
-                    Some(known) => Arc::clone(known),
-                    None => self.engine.catalog_at(group.at)?,
-                };
-                earlier.insert(group.at, Arc::clone(&then));
-                if !same(&then) {
-                    replayed.underived.push(group.entry.clone());
-                }
-            }
-            let under = |bundle: &Bundle| self.decided(bundle, &group.subject, &catalog, key.made_at);
-            if let (Some((name, before)), Some((_, after))) = (under(&old), under(&new)) {
-                for change in differences(&name, &group.subject, &before, &after) {
-                    *changes.entry(change).or_default() += group.count;
-                }
+        let recorded = self.recorded(since)?;
+        let decisions = recorded.decisions();
+        let groups = recorded.groups();
+        let mut grounds = Grounds::default();
+        let made_by: BTreeSet<Hash> = groups.iter().filter_map(|g| g.bundle).collect();
+        for hash in made_by {
+            if let Some(bundle) = self.engine.bundle_of(&catalog, |e| e.record.hash == hash)? {
+                grounds.bundle(bundle);
             }
         }
-        replayed.underived.sort();
-        replayed.changes = changes.into_iter().map(|(change, reads)| Change { reads, ..change }).collect();
-        Ok(replayed)
+        let (before, after) = (old.hash(), new.hash());
+        grounds.bundle(old);
+        grounds.bundle(new);
+        let versions: BTreeSet<ControlSeq> = groups.iter().map(|g| g.made_at).collect();
+        grounds.versions(versions, |bundle, made_at| self.facts_of(bundle, &catalog, made_at));
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let replay = grounds.replay(&groups, before, after, threads);
+        // Owners, purposes and classes may have been others then.
+        let mut earlier: BTreeMap<ControlSeq, Arc<Catalog>> = BTreeMap::new();
+        let mut underived = vec![];
+        for group in replay.underived.into_iter().filter_map(|i| groups.get(i)) {
+            let then = match earlier.get(&group.at) {
+                Some(known) => Arc::clone(known),
+                None => self.engine.catalog_at(group.at)?,
+            };
+            if !grounds.derives(group, |bundle| self.facts_of(bundle, &then, group.made_at)) {
+                underived.push(group.entry.clone());
+            }
+            earlier.insert(group.at, then);
+        }
+        underived.sort();
+        let changes = replay.changes.into_iter().map(|(change, reads)| Change { reads, ..change }).collect();
+        Ok(Redecided { decisions, distinct: groups.len(), underived, changes })
     }
 
     /// Recorded reads since a time, equal decisions together.
-    fn recorded(&self, since: WallNanos) -> Result<(u64, HashMap<Key, Group>), Problem> {
+    fn recorded(&self, since: WallNanos) -> Result<Recorded, Problem> {
         let unreadable = |e: &dyn std::error::Error| {
             Problem::new(4006, format!("the ledger cannot be read: {e}")).help("custody ledger verify")
         };
         let reader = Reader::new(FileDisk::new(self.engine.settings.ledger()));
-        let (mut decisions, mut groups) = (0, HashMap::new());
+        let mut recorded = Recorded::default();
         for writer in reader.writers().map_err(|e| unreadable(&e))? {
             let (entries, _) = reader.tail(&writer, Position::default()).map_err(|e| unreadable(&e))?;
             for stored in entries.iter().filter(|s| s.entry.wall >= since) {
-                let Some(subject) = reader_of(&stored.entry) else { continue };
-                let subject_key = subject_key(&subject);
-                for target in stored.entry.targets.iter().filter(|t| t.made_at != ControlSeq(0)) {
-                    let Some(grant) = target.grant else { continue };
-                    decisions += 1;
-                    let key = Key {
-                        subject: subject_key,
-                        made_at: target.made_at,
-                        bundle: stored.entry.reason.bundle,
-                        grant,
-                    };
-                    let group = groups.entry(key).or_insert_with(|| Group {
-                        subject: subject.clone(),
-                        at: stored.entry.control_seq,
-                        entry: format!("{}/{}", writer, stored.seq.0),
-                        count: 0,
-                    });
-                    group.count += 1;
-                }
+                recorded.add(&stored.entry, || format!("{}/{}", writer, stored.seq.0));
             }
         }
-        Ok((decisions, groups))
+        Ok(recorded)
     }
 
-    /// The grant on a version by a bundle; none where the version is not a published one.
-    fn decided(
-        &self,
-        bundle: &Bundle,
-        subject: &Subject,
-        catalog: &Catalog,
-        made_at: ControlSeq,
-    ) -> Option<(DatasetName, Grant)> {
+    /// The facts of a version; none where it is not a published one.
+    fn facts_of(&self, bundle: &Bundle, catalog: &Catalog, made_at: ControlSeq) -> Option<TableFacts> {
         let version = catalog.version_made_at(made_at)?;
         let definition = present(catalog, version.definition());
         let labels: Vec<BTreeSet<_>> = version.labels().unwrap_or_default().iter().map(all_classes).collect();
-        let facts = self.engine.with_token_keys(bundle, facts(bundle, &definition, &labels));
-        Some((definition.name, decide(bundle, subject, &facts)))
+        Some(self.engine.with_token_keys(bundle, facts(bundle, &definition, &labels)))
     }
 }
 
@@ -227,75 +137,4 @@ impl Engine {
             .map(Some)
             .map_err(|problems| damaged(problems.first().map(ToString::to_string).unwrap_or_default()))
     }
-}
-
-/// Whoever read, as decisions saw them; none where the entry is no read.
-fn reader_of(entry: &Entry) -> Option<Subject> {
-    let others = entry.actor.as_ref().is_some_and(|a| a.on_behalf_of.is_some());
-    if others || !matches!(entry.payload, Payload::ReadIntent(_) | Payload::Read(..)) {
-        return None;
-    }
-    subject_of(entry)
-}
-
-/// Whoever acted, as decisions saw them.
-pub(crate) fn subject_of(entry: &Entry) -> Option<Subject> {
-    let (actor, reason) = (entry.actor.as_ref()?, &entry.reason);
-    Some(Subject {
-        principal: actor.principal.clone(),
-        kind: actor.kind.clone(),
-        roles: actor.roles.clone(),
-        attributes: actor.attributes.clone(),
-        purpose: reason.purpose.clone()?,
-        environment: reason.environment.clone(),
-        stage: reason.stage.clone(),
-        region: reason.region.clone(),
-        model: reason.model.clone(),
-        model_version: reason.model_version,
-        authentication: actor.authentication,
-        session: None,
-        token: None,
-    })
-}
-
-fn differences(name: &DatasetName, subject: &Subject, before: &Grant, after: &Grant) -> Vec<Change> {
-    let change = |what: &str, before: String, after: String, direction| Change {
-        dataset: name.clone(),
-        principal: subject.principal.0.clone(),
-        purpose: subject.purpose.0.clone(),
-        what: what.to_string(),
-        before,
-        after,
-        direction,
-        reads: 0,
-    };
-    let mut changes = vec![];
-    for (a, b) in before.columns.iter().zip(&after.columns) {
-        let direction = match a.rung.cmp(&b.rung) {
-            std::cmp::Ordering::Less => Direction::Gains,
-            std::cmp::Ordering::Greater => Direction::Loses,
-            std::cmp::Ordering::Equal if a.mask == b.mask => continue,
-            std::cmp::Ordering::Equal => Direction::Differs,
-        };
-        let word = |c: &custody_policy::ColumnGrant| match &c.mask {
-            Some(mask) => format!("{} {}", c.rung, custody_policy::mask::describe(mask)),
-            None => c.rung.to_string(),
-        };
-        changes.push(change(&a.name, word(a), word(b), direction));
-    }
-    // Without a column above `none` there are no rows to speak of.
-    let rows = |grant: &Grant| match grant.columns.iter().any(|c| c.rung > Rung::None) {
-        true => rows_text(&grant.rows),
-        false => "FALSE".into(),
-    };
-    let (a, b) = (rows(before), rows(after));
-    if a != b {
-        let direction = match (a.as_str(), b.as_str()) {
-            ("FALSE", _) | (_, "TRUE") => Direction::Gains,
-            (_, "FALSE") | ("TRUE", _) => Direction::Loses,
-            _ => Direction::Differs,
-        };
-        changes.push(change("rows", a, b, direction));
-    }
-    changes
 }

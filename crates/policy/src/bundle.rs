@@ -14,7 +14,7 @@ use crate::{
     rows::{self, Bound, Literal, Name, RowExpr},
 };
 use arrow_schema::DataType;
-use cedar_policy::{ActionConstraint, Effect, Entities, PrincipalConstraint, ResourceConstraint, Schema};
+use cedar_policy::{ActionConstraint, Effect, Entities, EntityUid, PrincipalConstraint, ResourceConstraint, Schema};
 use custody_model::{
     Class, ClassSet, DatasetName, Declassification, Durability, FieldId, Hash, PolicyId, Problem, RuleVersion, Rung,
 };
@@ -77,8 +77,11 @@ pub struct Bundle {
     /// The actions and their groups, which every question needs.
     pub(crate) actions: Entities,
     pub(crate) policies: Vec<Indexed>,
-    /// Ids of columns that some policy names, `schema.table.column`.
-    pub(crate) named_columns: HashSet<String>,
+    /// Policies by the role or principal that their head names, and those whose head holds for every principal.
+    pub(crate) by_principal: HashMap<EntityUid, Vec<usize>>,
+    pub(crate) any_principal: Vec<usize>,
+    /// Columns that some policy names, by the table's id.
+    pub(crate) named_columns: HashMap<String, HashSet<String>>,
     parents: BTreeMap<Class, BTreeSet<Class>>,
     closures: BTreeMap<Class, ClassSet>,
     tables: BTreeMap<DatasetName, TablePolicy>,
@@ -90,8 +93,10 @@ pub struct Bundle {
 /// A Cedar policy with its head taken apart, so that a decision looks only at policies whose head can hold.
 pub(crate) struct Indexed {
     pub(crate) policy: cedar_policy::Policy,
-    pub(crate) principal: PrincipalConstraint,
+    pub(crate) permit: bool,
     pub(crate) resource: ResourceConstraint,
+    /// Of a permit the highest rung that it gives, of a forbid the lowest that it takes.
+    pub(crate) rung: Rung,
     /// Whether the head can hold for a column, and for each of the table actions.
     pub(crate) columns: bool,
     pub(crate) actions: BTreeSet<&'static str>,
@@ -102,6 +107,8 @@ pub(crate) struct Indexed {
 pub(crate) struct TablePolicy {
     /// Its columns when the bundle was loaded: names in the bundle mean these fields.
     pub(crate) bound: Option<Vec<(FieldId, String, DataType)>>,
+    /// Where each field is in `bound`.
+    fields: HashMap<FieldId, usize>,
     tags: BTreeMap<String, BTreeSet<Class>>,
     pub(crate) row_sets: Vec<RowSet>,
     pub(crate) guards: Vec<RowSet>,
@@ -227,7 +234,7 @@ impl Bundle {
     /// The tags of a column by its identity, closed under UNDER: what the bundle's name for it says, whatever it is
     /// called in the version at hand.
     pub fn tags_of_field(&self, dataset: &DatasetName, field: FieldId, name: &str) -> ClassSet {
-        self.policy_name(dataset, field, name).map(|name| self.tags_of(dataset, &name)).unwrap_or_default()
+        self.policy_name(dataset, field, name).map(|name| self.tags_of(dataset, name)).unwrap_or_default()
     }
 
     /// Every declassification rule, as a rule of the bundle with this epoch.
@@ -286,13 +293,10 @@ impl Bundle {
 
     /// What the bundle calls a column: the name it had when the bundle was loaded, else its own, unless that name
     /// means another field.
-    pub(crate) fn policy_name(&self, dataset: &DatasetName, field: FieldId, name: &str) -> Option<String> {
-        let Some(bound) = self.tables.get(dataset).and_then(|t| t.bound.as_ref()) else {
-            return Some(name.to_string());
-        };
-        match bound.iter().find(|(f, ..)| *f == field) {
-            Some((_, name, _)) => Some(name.clone()),
-            None => (!bound.iter().any(|(_, n, _)| n == name)).then(|| name.to_string()),
+    pub(crate) fn policy_name<'a>(&'a self, dataset: &DatasetName, field: FieldId, name: &'a str) -> Option<&'a str> {
+        match self.tables.get(dataset) {
+            Some(table) => table.policy_name(field, name),
+            None => Some(name),
         }
     }
 
@@ -324,6 +328,22 @@ impl Bundle {
             Some(mask) => found.push(mask),
             None => self.parents.get(class).into_iter().flatten().for_each(|parent| self.nearest(parent, rung, found)),
         }
+    }
+}
+
+impl TablePolicy {
+    /// What the bundle calls a column of this table.
+    pub(crate) fn policy_name<'a>(&'a self, field: FieldId, name: &'a str) -> Option<&'a str> {
+        let Some(bound) = &self.bound else { return Some(name) };
+        match self.fields.get(&field).and_then(|i| bound.get(*i)) {
+            Some((_, name, _)) => Some(name),
+            None => (!bound.iter().any(|(_, n, _)| n == name)).then_some(name),
+        }
+    }
+
+    /// The tags of a column by its name in the bundle, as written.
+    pub(crate) fn tags(&self, column: &str) -> Option<&BTreeSet<Class>> {
+        self.tags.get(column)
     }
 }
 
@@ -394,7 +414,9 @@ impl<'a> Loader<'a> {
             schema,
             actions,
             policies: vec![],
-            named_columns: HashSet::new(),
+            by_principal: HashMap::new(),
+            any_principal: vec![],
+            named_columns: HashMap::new(),
             parents: BTreeMap::new(),
             closures: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -489,10 +511,11 @@ impl<'a> Loader<'a> {
     /// The bundle's part on a dataset, with its columns where they are known.
     fn table_mut(&mut self, name: &DatasetName) -> &mut TablePolicy {
         let catalog = self.catalog;
-        self.bundle
-            .tables
-            .entry(name.clone())
-            .or_insert_with(|| TablePolicy { bound: catalog.columns(name), ..TablePolicy::default() })
+        self.bundle.tables.entry(name.clone()).or_insert_with(|| {
+            let bound = catalog.columns(name);
+            let fields = bound.iter().flatten().enumerate().map(|(i, (field, ..))| (*field, i)).collect();
+            TablePolicy { bound, fields, ..TablePolicy::default() }
+        })
     }
 
     fn usable(&mut self, file: usize, name: &DatasetName, at: Place) -> bool {
@@ -666,8 +689,10 @@ impl<'a> Loader<'a> {
                 if let Some(fault) = self.entity_fault(kind, entity_id, at) {
                     self.report(file, fault);
                 }
-                if kind == "Column" {
-                    self.bundle.named_columns.insert(entity_id.to_string());
+                if kind == "Column"
+                    && let Some((table, column)) = entity_id.rsplit_once('.')
+                {
+                    self.bundle.named_columns.entry(table.to_string()).or_default().insert(column.to_string());
                 }
             }
             let kind = match policy.effect() {
@@ -675,6 +700,21 @@ impl<'a> Loader<'a> {
                 Effect::Forbid => "forbid",
             };
             self.bundle.rows.push(PolicyRow { id, kind, text: policy.to_string() });
+            let at = self.bundle.policies.len();
+            match policy.principal_constraint() {
+                PrincipalConstraint::Any => self.bundle.any_principal.push(at),
+                PrincipalConstraint::Is(kind) if kind.basename() == "Principal" => self.bundle.any_principal.push(at),
+                // A role is no principal.
+                PrincipalConstraint::Is(_) => {}
+                PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) => {
+                    self.bundle.by_principal.entry(uid).or_default().push(at);
+                }
+                PrincipalConstraint::IsIn(kind, uid) => {
+                    if kind.basename() == "Principal" {
+                        self.bundle.by_principal.entry(uid).or_default().push(at);
+                    }
+                }
+            }
             self.bundle.policies.push(indexed(policy));
         }
     }
@@ -761,10 +801,17 @@ fn indexed(policy: cedar_policy::Policy) -> Indexed {
     };
     let names = |action: &str| named.as_ref().is_none_or(|n| n.iter().any(|a| a == action));
     let columns = named.as_ref().is_none_or(|n| n.iter().any(|a| !cedar::TABLE_ACTIONS.contains(&a.as_str())));
+    let permit = policy.effect() == Effect::Permit;
+    let prefix = if permit { "up_to_" } else { "from_" };
+    let rungs = named.iter().flatten().filter_map(|a| {
+        let word = a.strip_prefix(prefix)?;
+        cedar::RUNGS.into_iter().find(|r| r.word() == word)
+    });
     Indexed {
         columns,
+        rung: if permit { rungs.max().unwrap_or(Rung::None) } else { rungs.min().unwrap_or(Rung::Aggregate) },
+        permit,
         actions: cedar::TABLE_ACTIONS.into_iter().filter(|a| names(a)).collect(),
-        principal: policy.principal_constraint(),
         resource: policy.resource_constraint(),
         policy,
     }

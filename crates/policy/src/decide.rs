@@ -1,10 +1,10 @@
 //! The decision: what a subject gets of a table.
 //!
-//! Per column Cedar is asked rung by rung from `raw` downwards; the first Allow is the rung. Permits unite in Cedar, so a
-//! column of several classes is asked as if it were of each most specific class alone, and as it is; the lowest answer
-//! counts. So a permit for one class never opens a column that is also of another, while a permit that names the
-//! column or its table, and no class, holds in every one of these views. Then the rung is lowered to one that the
-//! column's type and mask parameters support.
+//! Per column Cedar is asked which permits and which forbids hold; the rung is the highest that a permit gives and no
+//! forbid takes. Permits unite in Cedar, so a column of several classes is asked as if it were of each most specific
+//! class alone, and as it is; the lowest answer counts. So a permit for one class never opens a column that is also of
+//! another, while a permit that names the column or its table, and no class, holds in every one of these views. Then the
+//! rung is lowered to one that the column's type and mask parameters support.
 //!
 //! INVARIANT: any error in Cedar, any row set that does not fit, and nothing at all is granted. Cedar itself would skip
 //! the policy, a forbid too.
@@ -20,8 +20,8 @@ use crate::{
     rows::Bound,
 };
 use cedar_policy::{
-    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy,
-    PolicySet, PrincipalConstraint, Request, ResourceConstraint, RestrictedExpression,
+    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    PolicySet, Request, ResourceConstraint, RestrictedExpression,
 };
 use custody_model::{Class, ClassSet, Hash, PolicyId, Rung, Subject, SubjectKey};
 use datafusion_common::ScalarValue;
@@ -97,7 +97,7 @@ struct Failed(Vec<PolicyId>);
 type Fallible<T> = Result<T, Failed>;
 
 fn attempt(bundle: &Bundle, subject: &Subject, facts: &TableFacts) -> Fallible<Grant> {
-    let mut grant = nothing(bundle, facts, vec![]);
+    let mut grant = bare(bundle, facts);
     let table = Resource::new("Table", &facts.name.to_string())?;
     let asker = Asker::new(bundle, subject, facts, &table)?;
     let on_table = |action: &'static str| asker.ask_table_action(&table, action);
@@ -108,6 +108,7 @@ fn attempt(bundle: &Bundle, subject: &Subject, facts: &TableFacts) -> Fallible<G
     if enforce!("decide.purpose", !facts.purposes.is_empty() && !facts.purposes.contains(&subject.purpose)) {
         policies.insert(PURPOSES.into());
         grant.policies = policies.into_iter().collect();
+        grant.columns = facts.columns.iter().map(no_column).collect();
         return Ok(grant);
     }
 
@@ -130,15 +131,17 @@ fn attempt(bundle: &Bundle, subject: &Subject, facts: &TableFacts) -> Fallible<G
 
 /// The grant that grants nothing.
 fn nothing(bundle: &Bundle, facts: &TableFacts, failed: Vec<PolicyId>) -> Grant {
-    let column = |c: &ColumnFacts| ColumnGrant {
-        field: c.field,
-        name: c.name.clone(),
-        rung: Rung::None,
-        mask: None,
-        policies: vec![],
-    };
+    Grant { columns: facts.columns.iter().map(no_column).collect(), failed, ..bare(bundle, facts) }
+}
+
+fn no_column(column: &ColumnFacts) -> ColumnGrant {
+    ColumnGrant { field: column.field, name: column.name.clone(), rung: Rung::None, mask: None, policies: vec![] }
+}
+
+/// The same, with its columns still to come.
+fn bare(bundle: &Bundle, facts: &TableFacts) -> Grant {
     Grant {
-        columns: facts.columns.iter().map(column).collect(),
+        columns: vec![],
         rows: RowGrant::Nothing,
         floor: None,
         durability: bundle.durability(&facts.name),
@@ -147,7 +150,7 @@ fn nothing(bundle: &Bundle, facts: &TableFacts, failed: Vec<PolicyId>) -> Grant 
         declassify: false,
         valid_until: None,
         policies: vec![],
-        failed,
+        failed: vec![],
         hash: Hash::default(),
     }
 }
@@ -156,96 +159,161 @@ fn nothing(bundle: &Bundle, facts: &TableFacts, failed: Vec<PolicyId>) -> Grant 
 fn floor(bundle: &Bundle, facts: &TableFacts) -> Option<GroupFloor> {
     let (least, counting) = bundle.table(&facts.name)?.floor.as_ref()?;
     let named =
-        |c: &&ColumnFacts| bundle.policy_name(&facts.name, c.field, &c.name).is_some_and(|name| name == *counting);
+        |c: &&ColumnFacts| bundle.policy_name(&facts.name, c.field, &c.name).is_some_and(|name| name == counting);
     let column = facts.columns.iter().find(named)?;
     Some(GroupFloor { least: *least, counting: column.field })
 }
 
-/// Columns alike in all that a policy can look at get one decision.
-#[derive(PartialEq, Eq, Hash)]
+/// Columns alike in all that a policy can look at: they get one decision.
 struct Alike {
+    /// The column's id, where some policy names it.
     named: Option<String>,
+    /// Closed under UNDER.
     classes: ClassSet,
     approved: Vec<Rung>,
 }
 
-fn columns(asker: &Asker<'_>, table: &Resource, has_floor: bool) -> Fallible<Vec<ColumnGrant>> {
-    let (bundle, facts) = (asker.bundle, asker.facts);
-    let mut decided: HashMap<Alike, (Rung, Vec<PolicyId>)> = HashMap::new();
-    let mut grants = vec![];
-    for column in &facts.columns {
-        let name = bundle.policy_name(&facts.name, column.field, &column.name);
-        let mut classes = bundle.close(&column.classes);
-        if let Some(name) = name.as_ref().filter(|_| enforce!("decide.tags", true)) {
-            classes.extend(bundle.tags_of(&facts.name, name));
-        }
-        // A name that means another field in the bundle is not this column's.
-        let id = match &name {
-            Some(name) => format!("{}.{name}", facts.name),
-            None => format!("{}.{}#{}", facts.name, column.name, column.field),
-        };
-        let alike = Alike {
-            named: bundle.named_columns.contains(&id).then(|| id.clone()),
-            classes,
-            approved: column.approved.keys().copied().collect(),
-        };
-        let (rung, policies) = match decided.get(&alike) {
-            Some(found) => found.clone(),
-            None => {
-                let answer = permitted(asker, table, &id, &alike)?;
-                decided.insert(
-                    Alike {
-                        classes: alike.classes.clone(),
-                        named: alike.named.clone(),
-                        approved: alike.approved.clone(),
-                    },
-                    answer.clone(),
-                );
-                answer
-            }
-        };
-        let (rung, mask) = supported(bundle, facts, name.as_deref(), &alike.classes, column, rung, has_floor);
-        grants.push(ColumnGrant { field: column.field, name: column.name.clone(), rung, mask, policies });
-    }
-    Ok(grants)
+/// What Cedar says of a column as one of its views shows it.
+struct Satisfied {
+    /// Permits whose condition holds, by id, with the highest rung each gives.
+    permits: Vec<(PolicyId, Rung)>,
+    /// Forbids whose condition holds, by id, with the lowest rung each takes.
+    forbids: Vec<(PolicyId, Rung)>,
 }
 
-/// The highest rung that policy permits, its permits, then the forbids above it: the lowest over the column as it is and as each of its classes alone.
-fn permitted(asker: &Asker<'_>, table: &Resource, id: &str, alike: &Alike) -> Fallible<(Rung, Vec<PolicyId>)> {
-    let specific = asker.bundle.most_specific(&alike.classes);
-    let mut views = vec![alike.classes.clone()];
-    if specific.len() > 1 && enforce!("decide.lowest", true) {
-        views.extend(specific.into_iter().map(|class| asker.bundle.classes_under(class)));
+impl Satisfied {
+    /// Permits are closed downwards and forbids upwards, so the allowed rungs are those up to the highest permit and
+    /// below the lowest forbid.
+    fn rung(&self) -> Rung {
+        let highest = self.permits.iter().map(|(_, rung)| *rung).max();
+        let lowest = self.forbids.iter().map(|(_, rung)| *rung).min();
+        let allowed = |r: &Rung| highest.is_some_and(|h| *r <= h) && lowest.is_none_or(|l| *r < l);
+        cedar::RUNGS.into_iter().rev().find(allowed).unwrap_or(Rung::None)
     }
-    let mut lowest: Option<(Rung, Vec<PolicyId>)> = None;
-    let mut forbids = BTreeSet::new();
-    for classes in views {
-        let resource = Resource::column(id, table, &classes, &alike.approved)?;
-        let question = asker.question(&resource, |p| p.columns)?;
-        let mut found = (Rung::None, vec![]);
-        for candidate in cedar::RUNGS.into_iter().rev() {
-            let answer = question.ask(candidate.word())?;
-            if answer.allowed {
-                found = (candidate, answer.reasons);
-                break;
-            }
-            forbids.extend(answer.reasons);
-        }
-        if lowest.as_ref().is_none_or(|(rung, _)| found.0 < *rung) {
-            lowest = Some(found);
-        }
-    }
-    let (rung, mut policies) = lowest.unwrap_or((Rung::None, vec![]));
-    policies.extend(forbids);
-    Ok((rung, policies))
 }
+
+fn columns(asker: &Asker<'_>, table: &Resource, has_floor: bool) -> Fallible<Vec<ColumnGrant>> {
+    let (bundle, facts) = (asker.bundle, asker.facts);
+    let of_table = bundle.table(&facts.name);
+    let id_of_table = facts.name.to_string();
+    let named_columns = bundle.named_columns.get(&id_of_table);
+
+    // Which columns are alike, told by what they are made of: closing sets of classes is done once each.
+    type Parts<'a> = (Option<&'a str>, &'a ClassSet, Option<&'a ClassSet>, Vec<Rung>);
+    let mut groups: HashMap<Parts<'_>, usize> = HashMap::new();
+    let mut alike: Vec<Alike> = vec![];
+    let mut of_column = Vec::with_capacity(facts.columns.len());
+    for column in &facts.columns {
+        // A name that means another field in the bundle is not this column's.
+        let name = match of_table {
+            Some(policy) => policy.policy_name(column.field, &column.name),
+            None => Some(column.name.as_str()),
+        };
+        let tags = name.zip(of_table).and_then(|(name, policy)| policy.tags(name));
+        let tags = tags.filter(|_| enforce!("decide.tags", true));
+        let named = name.filter(|name| named_columns.is_some_and(|columns| columns.contains(*name)));
+        let parts = (named, &column.classes, tags, column.approved.keys().copied().collect::<Vec<_>>());
+        let group = match groups.get(&parts) {
+            Some(group) => *group,
+            None => {
+                let mut classes = bundle.close(&column.classes);
+                classes.extend(tags.map(|tags| bundle.close(tags)).unwrap_or_default());
+                let named = named.map(|name| format!("{id_of_table}.{name}"));
+                alike.push(Alike { named, classes, approved: parts.3.clone() });
+                groups.insert(parts, alike.len() - 1);
+                alike.len() - 1
+            }
+        };
+        of_column.push((name, group));
+    }
+
+    let answers = answers(asker, table, &alike)?;
+    let column = |(column, (name, group)): (&ColumnFacts, (Option<&str>, usize))| {
+        let (rung, policies) = answers.get(group).cloned().unwrap_or((Rung::None, vec![]));
+        let classes = alike.get(group).map(|a| &a.classes);
+        let (rung, mask) = supported(bundle, facts, name, classes, column, rung, has_floor);
+        ColumnGrant { field: column.field, name: column.name.clone(), rung, mask, policies }
+    };
+    Ok(facts.columns.iter().zip(of_column).map(column).collect())
+}
+
+/// For each group of columns the highest rung that policy permits, its permits, then the forbids above it: the lowest
+/// over the column as it is and as each of its classes alone.
+fn answers(asker: &Asker<'_>, table: &Resource, alike: &[Alike]) -> Fallible<Vec<(Rung, Vec<PolicyId>)>> {
+    // Every view of every group, each once.
+    type View<'a> = (Option<&'a str>, ClassSet, &'a [Rung]);
+    let mut known: HashMap<View<'_>, usize> = HashMap::new();
+    let mut resources: Vec<(Resource, bool)> = vec![];
+    let mut views_of: Vec<Vec<usize>> = vec![];
+    for (i, group) in alike.iter().enumerate() {
+        let specific = asker.bundle.most_specific(&group.classes);
+        let mut sets = vec![group.classes.clone()];
+        if specific.len() > 1 && enforce!("decide.lowest", true) {
+            sets.extend(specific.into_iter().map(|class| asker.bundle.classes_under(class)));
+        }
+        let mut views = vec![];
+        for set in sets {
+            let view = (group.named.as_deref(), set, group.approved.as_slice());
+            let at = match known.get(&view) {
+                Some(at) => *at,
+                None => {
+                    // No policy can tell columns apart that none names, so their ids may be anything.
+                    let id = group.named.clone().unwrap_or_else(|| format!("{}#{i}.{}", asker.facts.name, views.len()));
+                    resources.push((Resource::column(&id, table, &view.1, view.2)?, group.named.is_some()));
+                    known.insert(view, resources.len() - 1);
+                    resources.len() - 1
+                }
+            };
+            views.push(at);
+        }
+        views_of.push(views);
+    }
+    let unnamed = resources.iter().filter(|(_, named)| !named).map(|(resource, _)| resource.entity());
+    let unnamed = unnamed.collect::<Fallible<Vec<_>>>()?;
+    let entities = asker.entities.clone().add_entities(unnamed, None).map_err(internal)?;
+    let mut sets = Sets::default();
+    let satisfied = resources
+        .iter()
+        .map(|(resource, named)| {
+            if *named {
+                let entities = asker.entities.clone().add_entities([resource.entity()?], None).map_err(internal)?;
+                asker.satisfied(resource, &entities, &mut sets)
+            } else {
+                asker.satisfied(resource, &entities, &mut sets)
+            }
+        })
+        .collect::<Fallible<Vec<_>>>()?;
+    Ok(views_of
+        .into_iter()
+        .map(|views| {
+            let mut lowest: Option<(Rung, &Satisfied)> = None;
+            let mut forbids: BTreeSet<&PolicyId> = BTreeSet::new();
+            for found in views.into_iter().filter_map(|at| satisfied.get(at)) {
+                let rung = found.rung();
+                if rung < Rung::Raw {
+                    forbids.extend(found.forbids.iter().map(|(id, _)| id));
+                }
+                if lowest.is_none_or(|(other, _)| rung < other) {
+                    lowest = Some((rung, found));
+                }
+            }
+            let Some((rung, found)) = lowest else { return (Rung::None, vec![]) };
+            let gave = found.permits.iter().filter(|(_, up_to)| rung > Rung::None && *up_to >= rung).map(|(id, _)| id);
+            (rung, gave.chain(forbids).cloned().collect())
+        })
+        .collect())
+}
+
+/// Policies by what is asked of them, made once for the same policies.
+#[derive(Default)]
+struct Sets(HashMap<Vec<usize>, PolicySet>);
 
 /// Lowers a rung until type and parameters support it.
 fn supported(
     bundle: &Bundle,
     facts: &TableFacts,
     name: Option<&str>,
-    classes: &ClassSet,
+    classes: Option<&ClassSet>,
     column: &ColumnFacts,
     permitted: Rung,
     has_floor: bool,
@@ -261,7 +329,8 @@ fn supported(
             Rung::Redact | Rung::Token | Rung::Partial => {
                 // A column without a name in the bundle has its classes' parameters only.
                 let name = name.unwrap_or_default();
-                if let Some(mask) = bundle.mask(&facts.name, name, classes, rung, &column.data_type) {
+                let mask = classes.and_then(|c| bundle.mask(&facts.name, name, c, rung, &column.data_type));
+                if let Some(mask) = mask {
                     return (rung, Some(mask));
                 }
             }
@@ -382,21 +451,17 @@ struct Asker<'a> {
     bundle: &'a Bundle,
     subject: &'a Subject,
     facts: &'a TableFacts,
-    /// Policies whose head can hold for the subject.
-    policies: Vec<&'a Indexed>,
+    /// Policies whose head can hold for the subject, whatever the resource, by place in the bundle.
+    anywhere: Vec<usize>,
+    /// The others, by the one thing that the resource must be or be in.
+    below: HashMap<&'a EntityUid, Vec<usize>>,
     principal: EntityUid,
     context: Context,
     /// Actions, principal and table.
     entities: Entities,
 }
 
-/// A resource with the policies whose head can hold for it.
-struct Question<'a> {
-    asker: &'a Asker<'a>,
-    resource: &'a Resource,
-    set: Option<(PolicySet, Entities)>,
-}
-
+#[derive(Default)]
 struct Answer {
     allowed: bool,
     /// The permits of an Allow, the forbids of a Deny, sorted.
@@ -407,19 +472,18 @@ impl<'a> Asker<'a> {
     fn new(bundle: &'a Bundle, subject: &'a Subject, facts: &'a TableFacts, table: &Resource) -> Fallible<Self> {
         let principal = uid("Principal", &subject.principal.0)?;
         let roles = subject.roles.iter().map(|r| uid("Role", r)).collect::<Fallible<HashSet<_>>>()?;
-        let policies = bundle
-            .policies
-            .iter()
-            .filter(|p| match &p.principal {
-                PrincipalConstraint::Any => true,
-                PrincipalConstraint::Eq(uid) => *uid == principal,
-                PrincipalConstraint::In(uid) => *uid == principal || roles.contains(uid),
-                PrincipalConstraint::Is(kind) => kind == principal.type_name(),
-                PrincipalConstraint::IsIn(kind, uid) => {
-                    kind == principal.type_name() && (*uid == principal || roles.contains(uid))
+        let by_principal = std::iter::once(&principal).chain(&roles).filter_map(|uid| bundle.by_principal.get(uid));
+        let mut anywhere = vec![];
+        let mut below: HashMap<&EntityUid, Vec<usize>> = HashMap::new();
+        for at in by_principal.flatten().chain(&bundle.any_principal) {
+            match bundle.policies.get(*at).map(|p| &p.resource) {
+                Some(ResourceConstraint::Any | ResourceConstraint::Is(_)) => anywhere.push(*at),
+                Some(ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid)) => {
+                    below.entry(uid).or_default().push(*at);
                 }
-            })
-            .collect();
+                None => {}
+            }
+        }
         let kind = ("kind".to_string(), RestrictedExpression::new_string(subject.kind.clone()));
         let tags = subject.attributes.iter().map(|(name, values)| (name.clone(), texts(values)));
         let principal_entity = Entity::new_with_tags(principal.clone(), [kind], roles, tags).map_err(internal)?;
@@ -438,35 +502,91 @@ impl<'a> Asker<'a> {
         context.extend(subject.model.as_ref().map(|m| ("model".into(), text(m))));
         context.extend(subject.model_version.map(|v| ("model_version".into(), text(&v.to_string()))));
         let context = Context::from_pairs(context).map_err(internal)?;
-        Ok(Self { bundle, subject, facts, policies, principal, context, entities })
+        Ok(Self { bundle, subject, facts, anywhere, below, principal, context, entities })
     }
 
-    /// Leaves out policies whose head cannot hold for the resource: they would be neither reasons nor errors.
-    fn question(&'a self, resource: &'a Resource, acts: impl Fn(&Indexed) -> bool) -> Fallible<Question<'a>> {
-        let is_in = |uid: &EntityUid| *uid == resource.uid || resource.ancestors.contains(uid);
-        let fits = |p: &&&Indexed| match &p.resource {
-            ResourceConstraint::Any => true,
-            ResourceConstraint::Eq(uid) => *uid == resource.uid,
-            ResourceConstraint::In(uid) => is_in(uid),
-            ResourceConstraint::Is(kind) => kind == resource.uid.type_name(),
-            ResourceConstraint::IsIn(kind, uid) => kind == resource.uid.type_name() && is_in(uid),
+    /// Policies whose head can hold for the resource, by place: others would be neither reasons nor errors.
+    fn about(&self, resource: &Resource, acts: impl Fn(&Indexed) -> bool) -> Vec<usize> {
+        let named = std::iter::once(&resource.uid).chain(&resource.ancestors).filter_map(|uid| self.below.get(uid));
+        let fits = |at: &&usize| {
+            self.bundle.policies.get(**at).is_some_and(|policy| {
+                let is = match &policy.resource {
+                    ResourceConstraint::Any | ResourceConstraint::In(_) => true,
+                    ResourceConstraint::Eq(uid) => *uid == resource.uid,
+                    ResourceConstraint::Is(kind) | ResourceConstraint::IsIn(kind, _) => {
+                        kind == resource.uid.type_name()
+                    }
+                };
+                is && acts(policy)
+            })
         };
-        let chosen: Vec<Policy> =
-            self.policies.iter().filter(|p| acts(p)).filter(fits).map(|p| p.policy.clone()).collect();
-        if chosen.is_empty() {
-            return Ok(Question { asker: self, resource, set: None });
+        let mut found: Vec<usize> = named.flatten().chain(&self.anywhere).filter(fits).copied().collect();
+        found.sort_unstable();
+        found
+    }
+
+    fn set(&self, policies: &[usize]) -> Fallible<PolicySet> {
+        let policies = policies.iter().filter_map(|at| self.bundle.policies.get(*at)).map(|p| p.policy.clone());
+        PolicySet::from_policies(policies).map_err(internal)
+    }
+
+    /// The policies on a column whose conditions hold. No condition looks at the action and a head names rungs only by
+    /// groups that are closed, so one question answers for all rungs: permits are asked for the lowest, which each of
+    /// them gives, and forbids for the highest, which each of them takes.
+    fn satisfied(&self, resource: &Resource, entities: &Entities, sets: &mut Sets) -> Fallible<Satisfied> {
+        let mut all = [vec![], vec![]];
+        for (permit, action) in [(true, Rung::Aggregate), (false, Rung::Raw)] {
+            let policies = self.about(resource, |p| p.columns && p.permit == permit);
+            if policies.is_empty() {
+                continue;
+            }
+            if !sets.0.contains_key(&policies) {
+                let set = self.set(&policies)?;
+                sets.0.insert(policies.clone(), set);
+            }
+            let Some(set) = sets.0.get(&policies) else { continue };
+            let reasons = self.ask(resource, action.word(), set, entities)?.reasons;
+            let rung_of = |id: &PolicyId| {
+                let mut of_set = policies.iter().filter_map(|at| self.bundle.policies.get(*at));
+                of_set.find(|p| AsRef::<str>::as_ref(p.policy.id()) == id.as_str()).map(|p| p.rung)
+            };
+            let found = reasons.into_iter().filter_map(|id| rung_of(&id).map(|rung| (id, rung))).collect();
+            all[usize::from(!permit)] = found;
         }
-        let set = PolicySet::from_policies(chosen).map_err(internal)?;
-        let mut entities = self.entities.clone();
-        if entities.get(&resource.uid).is_none() {
-            entities = entities.add_entities([resource.entity()?], None).map_err(internal)?;
+        let [permits, forbids] = all;
+        Ok(Satisfied { permits, forbids })
+    }
+
+    /// What Cedar says to one action on one resource, by these policies.
+    fn ask(&self, resource: &Resource, action: &str, set: &PolicySet, entities: &Entities) -> Fallible<Answer> {
+        let action = uid("Action", action)?;
+        let request = Request::new(self.principal.clone(), action, resource.uid.clone(), self.context.clone(), None)
+            .map_err(internal)?;
+        let response = Authorizer::new().is_authorized(&request, set, entities);
+        let failed: Vec<PolicyId> = response
+            .diagnostics()
+            .errors()
+            .map(|AuthorizationError::PolicyEvaluationError(e)| e.policy_id().to_string())
+            .collect();
+        if enforce!("decide.error", !failed.is_empty()) {
+            return Err(Failed(failed));
         }
-        Ok(Question { asker: self, resource, set: Some((set, entities)) })
+        let mut reasons: Vec<PolicyId> = response.diagnostics().reason().map(ToString::to_string).collect();
+        reasons.sort_unstable();
+        Ok(Answer { allowed: response.decision() == Decision::Allow, reasons })
     }
 
     fn ask_table_action(&self, resource: &Resource, action: &'static str) -> Fallible<Answer> {
         debug_assert!(TABLE_ACTIONS.contains(&action));
-        self.question(resource, |p| p.actions.contains(action))?.ask(action)
+        let policies = self.about(resource, |p| p.actions.contains(action));
+        if policies.is_empty() {
+            return Ok(Answer::default());
+        }
+        let mut entities = self.entities.clone();
+        if entities.get(&resource.uid).is_none() {
+            entities = entities.add_entities([resource.entity()?], None).map_err(internal)?;
+        }
+        self.ask(resource, action, &self.set(&policies)?, &entities)
     }
 
     /// A row set over the version read. A column that is not in it, or not of a comparable type, denies the table.
@@ -483,35 +603,6 @@ impl<'a> Asker<'a> {
             Err(_) if enforce!("decide.row_binding", true) => Err(Failed(vec![set.name.clone()])),
             Err(_) => Ok(Expr::Literal(ScalarValue::Boolean(Some(true)), None)),
         }
-    }
-}
-
-impl Question<'_> {
-    fn ask(&self, action: &str) -> Fallible<Answer> {
-        let Some((set, entities)) = &self.set else { return Ok(Answer { allowed: false, reasons: vec![] }) };
-        let (asker, resource) = (self.asker, self.resource);
-        let action = uid("Action", action)?;
-        let request = Request::new(asker.principal.clone(), action, resource.uid.clone(), asker.context.clone(), None)
-            .map_err(internal)?;
-        let response = Authorizer::new().is_authorized(&request, set, entities);
-        let failed: Vec<PolicyId> = response
-            .diagnostics()
-            .errors()
-            .map(|AuthorizationError::PolicyEvaluationError(e)| e.policy_id().to_string())
-            .collect();
-        if enforce!("decide.error", !failed.is_empty()) {
-            return Err(Failed(failed));
-        }
-        Ok(Answer {
-            allowed: response.decision() == Decision::Allow,
-            reasons: response
-                .diagnostics()
-                .reason()
-                .map(ToString::to_string)
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect(),
-        })
     }
 }
 

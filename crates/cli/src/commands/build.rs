@@ -19,7 +19,7 @@ pub(crate) fn lint(context: &Context) -> Result<Done, Failed> {
 /// The project's texts, for places in problems of a project that does not load.
 pub(crate) fn read_texts(context: &Context) -> Vec<custody_model::SourceText> {
     let mut texts = vec![];
-    for folder in ["sources", "features", "views", "training", "policies"] {
+    for folder in ["sources", "features", "views", "training", "policies", "policies/tests"] {
         let Ok(entries) = std::fs::read_dir(context.root.join(folder)) else { continue };
         for path in entries.flatten().map(|e| e.path()) {
             if let Ok(text) = std::fs::read_to_string(&path) {

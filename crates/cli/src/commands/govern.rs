@@ -3,6 +3,7 @@
 use super::{
     Done, Failed,
     build::{out, read_texts},
+    policy_test,
 };
 use crate::{
     arguments::{Format, OutputArgs, PolicyCommand, TokenCommand},
@@ -15,13 +16,17 @@ use custody_flight::{TokenRequest, issue_token, revoke_token};
 use custody_model::{Authentication, BadName, Problem, WallNanos};
 use std::collections::BTreeSet;
 
-pub(crate) async fn policy(context: &Context, command: &PolicyCommand) -> Result<Done, Failed> {
+pub(crate) async fn policy(context: &Context, command: &PolicyCommand, format: Option<Format>) -> Result<Done, Failed> {
     let (engine, session) = context.session().await?;
     let mut well = Done::Well;
     let done = match command {
         PolicyCommand::Diff { old, new, replay } => diff(context, &engine, &session, old, new, replay)
             .await
             .map(|differs| well = if differs { Done::With(5) } else { Done::Well }),
+        PolicyCommand::Test => match context.project() {
+            Ok(project) => policy_test::run(context, &session, &project, format).await,
+            Err(problem) => Err(problem),
+        },
         PolicyCommand::Check => match context.project() {
             Ok(project) => session.check_policies(&project).await.map(|bundle| {
                 eprintln!("{} policies, {} row sets: no finding", bundle.policies().len(), bundle.row_sets().len());

@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 
 const STARTER_TOML: &str = include_str!("../../starter/custody.toml");
 const STARTER_CEDAR: &str = include_str!("../../starter/engineer.cedar");
+const STARTER_TESTS: &str = include_str!("../../starter/engineer.txt");
 
 pub(crate) async fn run(args: &InitArgs, quiet: bool) -> Result<Done, Failed> {
     let name = args.dir.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
@@ -45,11 +46,12 @@ pub(crate) async fn open_for_business(context: &Context) -> Result<(), Failed> {
 }
 
 fn write_starter(folder: &Path, name: &str) -> std::io::Result<()> {
-    for sub in ["sources", "features", "views", "policies", "tests", "raw"] {
+    for sub in ["sources", "features", "views", "policies/tests", "tests", "raw"] {
         fs::create_dir_all(folder.join(sub))?;
     }
     fs::write(folder.join("custody.toml"), STARTER_TOML.replace("NAME", name))?;
     fs::write(folder.join("policies/engineer.cedar"), STARTER_CEDAR)?;
+    fs::write(folder.join("policies/tests/engineer.txt"), STARTER_TESTS)?;
     fs::write(folder.join(".gitignore"), "/warehouse/\n")
 }
 

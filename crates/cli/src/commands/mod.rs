@@ -6,6 +6,7 @@ mod govern;
 mod init;
 mod ledger;
 mod lineage;
+mod policy_test;
 mod query;
 mod serve;
 mod training;
@@ -88,7 +89,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Read { version, output } => query::read(&context, version, output, arguments.format).await,
         Command::Lineage(args) => lineage::recorded(&context, args, arguments.format).await,
         Command::Audit(command) => query::audit(&context, command, arguments.format).await,
-        Command::Policy(command) => govern::policy(&context, command).await,
+        Command::Policy(command) => govern::policy(&context, command, arguments.format).await,
         Command::Token(command) => govern::token(&context, command, arguments.format).await,
         Command::Ledger(command) => ledger::run(&context, command, arguments.format).await,
         Command::Serve(args) => serve::run(&context, args).await,

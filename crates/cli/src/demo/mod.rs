@@ -19,6 +19,7 @@ const FILES: &[(&str, &str)] = &[
     ("training/mortality.sql", include_str!("../../demo/training/mortality.sql")),
     ("policies/clinic.cedar", include_str!("../../demo/policies/clinic.cedar")),
     ("policies/clinic.sql", include_str!("../../demo/policies/clinic.sql")),
+    ("policies/tests/clinic.txt", include_str!("../../demo/policies/tests/clinic.txt")),
     ("tests/principals.toml", include_str!("../../demo/tests/principals.toml")),
     ("custody.toml", include_str!("../../demo/custody.toml")),
 ];
