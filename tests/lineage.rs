@@ -93,7 +93,8 @@ fn recorded_lineage_in_every_format() {
         └─ AGGREGATION    features.diagnosis_burden@1.has_fatty_liver [clinical]
            ├─ CONDITIONAL    features.risk_inputs@1.has_fatty_liver [clinical]
            └─ TRANSFORMATION features.risk_inputs@1.has_fatty_liver [clinical]
-    "#]].assert_eq(&shown("raw.diagnoses.code", &["--down", "--format", "tree"]));
+    "#]]
+    .assert_eq(&shown("raw.diagnoses.code", &["--down", "--format", "tree"]));
     expect![[r#"
         digraph lineage {
           rankdir = LR;
@@ -104,7 +105,8 @@ fn recorded_lineage_in_every_format() {
           "raw.patients@1.height" -> "features.patient_profile@1.bmi" [label = "TRANSFORMATION"];
           "features.patient_profile@1.bmi" -> "features.risk_inputs@1.bmi" [label = "IDENTITY"];
         }
-    "#]].assert_eq(&shown("raw.patients.height", &["--to", "features.risk_inputs", "--format", "dot"]));
+    "#]]
+    .assert_eq(&shown("raw.patients.height", &["--to", "features.risk_inputs", "--format", "dot"]));
     // Either way round, rows as well as drawings.
     expect![[r#"
         {"hop":0,"dataset":"features.risk_inputs","version":1,"column_name":"bmi","data_type":"Float64","classes":["clinical"],"how":["SELF"]}
@@ -143,4 +145,42 @@ fn lineage_that_cannot_be_drawn_says_so() {
     let ddl = written(&world, "schema.sql", "CREATE TABLE t (a INT);\n");
     let ran = world.run(&["lineage", "--ddl", &ddl, "--file", &ddl, "--format", "tree"]);
     assert!(ran.err.contains("C2019"), "{}", ran.err);
+}
+
+#[test]
+fn recorded_expressions_hold_no_literals() {
+    let world = World::published();
+    let columns = "SELECT DISTINCT output_column, source_column, subtype, expression FROM system.lineage.columns \
+                   WHERE dataset = 'features.lab_trend' AND expression IS NOT NULL AND output_column <> 'fib4_mean_2y' \
+                   ORDER BY 1, 2, 3, 4";
+    expect![[r#"
+        output_column,source_column,subtype,expression
+        chol_mean_2y,id,WINDOW,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        chol_mean_2y,test,CONDITIONAL,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        chol_mean_2y,ts,WINDOW,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        chol_mean_2y,value,AGGREGATION,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        hdl_mean_2y,id,WINDOW,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        hdl_mean_2y,test,CONDITIONAL,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        hdl_mean_2y,ts,WINDOW,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        hdl_mean_2y,value,AGGREGATION,avg(value) FILTER (WHERE test = ?) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        known_at,id,WINDOW,max(loaded_at) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        known_at,loaded_at,AGGREGATION,max(loaded_at) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        known_at,ts,WINDOW,max(loaded_at) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        n_results_2y,id,WINDOW,count(value) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        n_results_2y,ts,WINDOW,count(value) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+        n_results_2y,value,AGGREGATION,count(value) OVER (PARTITION BY id ORDER BY ts BETWEEN ? AND ?)
+    "#]].assert_eq(&world.sql("auditor", columns));
+    let hops = "SELECT DISTINCT dataset, text FROM system.lineage.hops WHERE dataset = 'features.patient_profile' ORDER BY 1, 2";
+    expect![[r#"
+        dataset,text
+        features.patient_profile,weight / (height * height)
+    "#]]
+    .assert_eq(&world.sql("auditor", hops));
+    // A literal of the declaration is in no text of the ledger's lineage; a reader without the right sees no text.
+    let literals = "SELECT count(*) AS n FROM system.lineage.hops WHERE text LIKE '%''%'";
+    assert_eq!(world.sql("auditor", literals), "n\n0\n");
+    let hidden = "SELECT count(*) AS n FROM system.lineage.hops";
+    assert_eq!(world.sql("billing", hidden), "n\n0\n");
+    let hidden = "SELECT count(expression) AS n FROM system.lineage.columns";
+    assert_eq!(world.sql("trainer", hidden), "n\n0\n");
 }

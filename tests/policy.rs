@@ -56,7 +56,12 @@ fn tests_of_policies_see_classes_of_views() {
     fs::write(&tests, text.replace("RUNG", "raw")).unwrap();
     world.run(&["policy", "test"]).code(0);
     edit(&world, "policies/clinic.sql", "raw.patients.weight, ", "");
-    edit(&world, "policies/clinic.sql", "TAG COLUMN raw.labs", "TAG COLUMN raw.patients.weight AS quasi;\nTAG COLUMN raw.labs");
+    edit(
+        &world,
+        "policies/clinic.sql",
+        "TAG COLUMN raw.labs",
+        "TAG COLUMN raw.patients.weight AS quasi;\nTAG COLUMN raw.labs",
+    );
     fs::remove_file(world.project().join("policies/tests/clinic.txt")).unwrap();
     world.run(&["policy", "test"]).code(1);
     fs::write(&tests, text.replace("RUNG", "partial bucket(10)")).unwrap();

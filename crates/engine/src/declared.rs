@@ -13,7 +13,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use custody_dialect::{AsOfRelations, Bare, BareStatement, FunctionKind, Located, dropped_modifiers, parse_bare};
-use custody_lineage::{Leaf, Leaves, LineageRow, NodeRule, Refusal};
+use custody_lineage::{Leaf, Leaves, LineageRow, NodeRule, Refusal, Text};
 use custody_model::{ControlSeq, DatasetId, DatasetName, FieldId, Hash, Label, Problem, SourceText, TableVersion};
 use custody_policy::ViewBoundary;
 use datafusion::{
@@ -197,7 +197,8 @@ impl Declared {
                 .help("declarations belong in the DDL text: --ddl"));
         }
         let plan = self.plan(&statement.value).await?;
-        let lineage = custody_lineage::extract(&plan, &DeclaredLeaves, &[], &limits(true)).map_err(Problem::from)?;
+        let lineage =
+            custody_lineage::extract(&plan, &DeclaredLeaves, &[], &limits(Text::Full)).map_err(Problem::from)?;
         let number = |version: u64| usize::try_from(version).ok().and_then(|n| self.tables.get(n));
         let column = |at: &TableVersion, field: FieldId| {
             let column = usize::try_from(field.0).ok().and_then(|n| number(at.version)?.columns.get(n.checked_sub(1)?));

@@ -13,7 +13,7 @@ use crate::{
     session::{ReadRequest, Session},
 };
 use custody_dialect::ExplainKind;
-use custody_lineage::LineageRow;
+use custody_lineage::{LineageRow, Text};
 use custody_model::{FieldId, Problem, Rung, TableVersion};
 use datafusion::arrow::{
     array::{ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array},
@@ -98,7 +98,7 @@ impl Session {
         let Some(kind) = statement.explain else { return Ok(None) };
         let (batch, plan) = match kind {
             ExplainKind::Lineage => {
-                let drafted = self.draft(statement, true).await?;
+                let drafted = self.draft(statement, Text::Full).await?;
                 let rows = lineage_rows(&statement.pinned, &drafted.lineage);
                 (lineage_batch(&rows, true)?, None)
             }
@@ -118,7 +118,7 @@ impl Session {
 
     async fn plan_batch(&self, statement: &Statement, plan: &GovernedPlan) -> Result<RecordBatch, Problem> {
         let raw = |at: &TableVersion, _| statement.pinned.iter().any(|t| t.at == *at && t.grant.explain_raw);
-        let drafted = self.draft(statement, false).await?;
+        let drafted = self.draft(statement, Text::None).await?;
         let optimised = drafted.state.optimize(&drafted.plan).map_err(|e| from_datafusion(&e))?;
         let logical = logical_text(&optimised, &raw).map_err(|e| from_datafusion(&e))?;
         let physical = plan.text(&raw);

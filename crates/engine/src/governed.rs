@@ -10,7 +10,7 @@ use crate::{
     session::{ReadRequest, Session},
 };
 use custody_dialect::{AsOfJoin, FunctionKind, GatedQuery};
-use custody_lineage::{ColumnUse, Leaves, NodeRule, column_roles};
+use custody_lineage::{ColumnUse, Leaves, NodeRule, Text, column_roles};
 use custody_model::{Hash, Lineage, Problem, TableVersion};
 use custody_policy::{Barrier, ViewBoundary};
 use datafusion::{
@@ -72,7 +72,7 @@ pub(crate) struct Drafted {
 impl Session {
     /// Plans, extracts lineage, optimises, checks.
     pub(crate) async fn govern(&self, request: &ReadRequest, statement: &Statement) -> Result<GovernedPlan, Problem> {
-        let drafted = self.draft(statement, false).await?;
+        let drafted = self.draft(statement, Text::None).await?;
         let plan = match request {
             ReadRequest::Sql { parameters: Some(values), .. } => {
                 drafted.plan.clone().with_param_values(values.clone()).map_err(|e| from_datafusion(&e))?
@@ -91,7 +91,7 @@ impl Session {
 
     /// The schema of an answer and of the parameters that it needs, where their values are still to come.
     pub(crate) async fn prepared(&self, statement: &Statement) -> Result<(GovernedPlan, SchemaRef), Problem> {
-        let drafted = self.draft(statement, false).await?;
+        let drafted = self.draft(statement, Text::None).await?;
         let wanted = parameters(&drafted.plan)?;
         let nulls = wanted
             .iter()
@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// The unoptimised plan over governed relations, with its lineage.
-    pub(crate) async fn draft(&self, statement: &Statement, text: bool) -> Result<Drafted, Problem> {
+    pub(crate) async fn draft(&self, statement: &Statement, text: Text) -> Result<Drafted, Problem> {
         let state = self.engine.state(&statement.pinned, &self.subject)?;
         let plan = match &statement.asked {
             Asked::Query(query) => {
@@ -144,7 +144,7 @@ impl Session {
     }
 }
 
-pub(crate) fn limits(text: bool) -> custody_lineage::Limits {
+pub(crate) fn limits(text: Text) -> custody_lineage::Limits {
     custody_lineage::Limits { text, ..Default::default() }
 }
 

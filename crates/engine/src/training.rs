@@ -17,6 +17,7 @@ use crate::{
     split,
 };
 use custody_dialect::{FeatureItem, KnownAt, Matching, Reference, Statement, TrainingDef, table_reference};
+use custody_lineage::Text;
 use custody_model::{
     ControlSeq, DatasetDefinition, DatasetKind, DatasetName, FieldId, FileDigest, Hash, Pin, Problem, SourceText,
     TableVersion,
@@ -247,7 +248,7 @@ impl Session {
         let columns: Vec<Expr> = output.into_iter().map(|(expr, name)| expr.alias(name)).collect();
         let plan =
             LogicalPlanBuilder::from(plan).project(columns).and_then(LogicalPlanBuilder::build).map_err(wrong)?;
-        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.declassifications(), &limits(true))
+        let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.declassifications(), &limits(Text::Shape))
             .map_err(Problem::from)?;
         Ok(Drafted { plan, lineage, state })
     }

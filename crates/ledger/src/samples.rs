@@ -131,6 +131,7 @@ pub(crate) fn lineage() -> Lineage {
         ],
         evaluated: vec![1, 2],
         hops: vec![],
+        shapes: false,
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn governed(
             let read = read(w, &projection.input, expr, by, env)?;
             let others = w.only(read, |atom| atom.field != Some(*field));
             set_direct(&mut flow, Direct::Transformation, others);
-            w.hop(&mut flow, node, i as u32, || text::mask(policy, rung.word()));
+            w.hop(&mut flow, node, i as u32, |_| text::mask(policy, rung.word()));
         }
         out.cols.push(flow);
     }
@@ -74,7 +74,7 @@ pub(crate) fn governed(
             let by = By { policy: name.to_string(), mask: None };
             let read = read(w, &filter.input, expr, by, env)?;
             w.sets.add(&mut out.dataset, Indirect::Filter, read);
-            w.decider(node, place, Indirect::Filter, read, || text::of(expr));
+            w.decider(node, place, Indirect::Filter, read, |style| text::row_set(style, name, expr));
             place += 1;
         }
     }

@@ -346,7 +346,7 @@ impl Walk<'_> {
         let mut flow = self.expr(expr, scope, env)?;
         self.evaluated_by(expr, &flow);
         if !text::is_plain(expr) && !is_literal(expr) {
-            self.hop(&mut flow, at.0, at.1, || text::of(expr));
+            self.hop(&mut flow, at.0, at.1, |style| text::of(style, expr));
         }
         Ok(flow)
     }

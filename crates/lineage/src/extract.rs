@@ -6,11 +6,10 @@
 //! - Everything is bounded: nodes once sharing is expanded, nesting, atoms, rounds of a recursive query.
 
 use crate::{
-    Leaves, Limits, Refusal,
+    Leaves, Limits, Refusal, Text,
     flow::{Flow, KINDS, Relation, SetId, Sets},
     node,
     rule::rule,
-    view::{ATOMS, DECIDES},
 };
 use custody_model::{
     Atom, AtomIx, Declassification, Direct, Hop, Indirect, Influence, Lineage, OutputFlow, PolicyId, Rung,
@@ -510,7 +509,7 @@ impl<'a> Walk<'a> {
 
     /// Where a value is computed, as a set.
     pub(crate) fn origin(&mut self, node: u32, output: u32) -> SetId {
-        if !self.limits.text {
+        if self.limits.text == Text::None {
             return SetId::EMPTY;
         }
         let next = self.origins.len() as u32;
@@ -522,14 +521,14 @@ impl<'a> Walk<'a> {
     }
 
     /// Puts an expression on the way of a value.
-    pub(crate) fn hop(&mut self, flow: &mut Flow, node: u32, output: u32, text: impl FnOnce() -> String) {
-        if !self.limits.text {
+    pub(crate) fn hop(&mut self, flow: &mut Flow, node: u32, output: u32, text: impl FnOnce(Text) -> String) {
+        if self.limits.text == Text::None {
             return;
         }
         let next = self.hops.len() as u32;
         let id = *self.hop_ids.entry((node, output)).or_insert(next);
         if id == next {
-            self.hops.push((node, output, flow.origins, text()));
+            self.hops.push((node, output, flow.origins, text(self.limits.text)));
         } else if let Some((_, _, from, _)) = self.hops.get_mut(id as usize) {
             *from = self.sets.union(*from, flow.origins);
         }
@@ -539,14 +538,21 @@ impl<'a> Walk<'a> {
     }
 
     /// Remembers the text of what decides rows. `place` tells the deciders of one node apart.
-    pub(crate) fn decider(&mut self, node: u32, place: u32, kind: Indirect, set: SetId, text: impl FnOnce() -> String) {
-        if !self.limits.text || set.is_empty() {
+    pub(crate) fn decider(
+        &mut self,
+        node: u32,
+        place: u32,
+        kind: Indirect,
+        set: SetId,
+        text: impl FnOnce(Text) -> String,
+    ) {
+        if self.limits.text == Text::None || set.is_empty() {
             return;
         }
         let next = self.deciders.len();
         let at = *self.decider_ids.entry((node, place)).or_insert(next);
         if at == next {
-            self.deciders.push(Decider { kind, set, text: text() });
+            self.deciders.push(Decider { kind, set, text: text(self.limits.text) });
         } else if let Some(decider) = self.deciders.get_mut(at) {
             decider.set = self.sets.union(decider.set, set);
         }
@@ -607,9 +613,9 @@ impl<'a> Walk<'a> {
         places.sort_by_key(|(_, at)| **at);
         for ((node, _), at) in places {
             let Some(decider) = self.deciders.get(*at) else { continue };
-            let from: Vec<_> = to(decider.set).into_iter().map(|atom| (ATOMS, atom)).collect();
+            let from: Vec<_> = to(decider.set).into_iter().map(|atom| (Hop::ATOMS, atom)).collect();
             if !from.is_empty() {
-                let output = DECIDES | decider.kind as u32;
+                let output = Hop::DECIDES | decider.kind as u32;
                 hops.push(Hop { node: *node, output, from, text: decider.text.clone() });
             }
         }
@@ -638,6 +644,7 @@ impl<'a> Walk<'a> {
             dataset: influences(&root.dataset),
             outputs,
             hops,
+            shapes: self.limits.text == Text::Shape,
             atoms: atoms.iter().map(|(atom, _)| atom.clone()).collect(),
         })
     }

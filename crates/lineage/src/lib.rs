@@ -80,12 +80,24 @@ pub struct Limits {
     pub atoms: usize,
     /// Nesting of nodes and expressions.
     pub depth: usize,
-    /// Whether to keep the text of expressions: for publishes and `EXPLAIN LINEAGE`.
-    pub text: bool,
+    /// What to keep of the text of expressions.
+    pub text: Text,
+}
+
+/// What a lineage keeps of the text of expressions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Text {
+    /// Nothing: for reads, which only need sources.
+    #[default]
+    None,
+    /// Expressions with `?` for every literal, and only the names of row sets: what a publish records.
+    Shape,
+    /// Everything: for `EXPLAIN LINEAGE`.
+    Full,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { nodes: 20_000, atoms: 65_536, depth: 1_024, text: false }
+        Self { nodes: 20_000, atoms: 65_536, depth: 1_024, text: Text::None }
     }
 }

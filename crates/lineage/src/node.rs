@@ -69,7 +69,7 @@ pub(crate) fn walk(w: &mut Walk<'_>, plan: &LogicalPlan, env: EnvId) -> Result<R
                 return Ok(out);
             }
             let set = w.decides(&mut out, Indirect::Filter, &f.predicate, &scope, env)?;
-            w.decider(id, 0, Indirect::Filter, set, || text::of_many([&f.predicate]));
+            w.decider(id, 0, Indirect::Filter, set, |style| text::of_many(style, [&f.predicate]));
             Ok(out)
         }
         LogicalPlan::Join(j) => join(w, j, id, env),
@@ -291,7 +291,7 @@ fn repartition(w: &mut Walk<'_>, r: &Repartition, id: u32, env: EnvId) -> Result
     };
     for (i, key) in keys.into_iter().enumerate() {
         let set = w.decides(&mut out, Indirect::Sort, key, &scope, env)?;
-        w.decider(id, i as u32, Indirect::Sort, set, || text::of_many([key]));
+        w.decider(id, i as u32, Indirect::Sort, set, |style| text::of_many(style, [key]));
     }
     Ok(out)
 }
@@ -319,7 +319,7 @@ fn aggregate(w: &mut Walk<'_>, a: &Aggregate, id: u32, env: EnvId) -> Result<Rel
         if rule!("aggregate.keys") && (rule!("grouping_sets") || !grouping_id) {
             w.sets.add(&mut out.dataset, Indirect::GroupBy, sources);
         }
-        w.decider(id, i as u32, Indirect::GroupBy, sources, || text::of_many([*key]));
+        w.decider(id, i as u32, Indirect::GroupBy, sources, |style| text::of_many(style, [*key]));
         out.windows = w.sets.union(out.windows, flow.windows);
         out.cols.push(flow);
     }
@@ -382,12 +382,12 @@ fn distinct_on(w: &mut Walk<'_>, d: &DistinctOn, id: u32, env: EnvId) -> Result<
     let mut place = 0;
     for key in d.on_expr.iter().filter(|_| rule!("distinct_on.keys")) {
         let set = w.decides(&mut out, Indirect::GroupBy, key, &scope, env)?;
-        w.decider(id, place, Indirect::GroupBy, set, || text::of_many([key]));
+        w.decider(id, place, Indirect::GroupBy, set, |style| text::of_many(style, [key]));
         place += 1;
     }
     for key in d.sort_expr.iter().flatten() {
         let set = w.decides(&mut out, Indirect::Sort, &key.expr, &scope, env)?;
-        w.decider(id, place, Indirect::Sort, set, || text::of_many([&key.expr]));
+        w.decider(id, place, Indirect::Sort, set, |style| text::of_many(style, [&key.expr]));
         place += 1;
     }
     // Even with ORDER BY: ties stand in physical order.
@@ -401,7 +401,7 @@ fn sort(w: &mut Walk<'_>, s: &Sort, id: u32, env: EnvId) -> Result<Relation, Ref
     let mut out = (*input).clone();
     for (i, key) in s.expr.iter().enumerate().filter(|_| rule!("sort.keys")) {
         let set = w.decides(&mut out, Indirect::Sort, &key.expr, &scope, env)?;
-        w.decider(id, i as u32, Indirect::Sort, set, || text::of_many([&key.expr]));
+        w.decider(id, i as u32, Indirect::Sort, set, |style| text::of_many(style, [&key.expr]));
     }
     if s.fetch.is_some() {
         promote(w, &mut out, &input);
@@ -418,7 +418,7 @@ fn limit(w: &mut Walk<'_>, l: &Limit, id: u32, env: EnvId) -> Result<Relation, R
         let one = w.decides(&mut out, Indirect::Filter, expr, &scope, env)?;
         set = w.sets.union(set, one);
     }
-    let text = || text::limit(l.skip.as_deref(), l.fetch.as_deref());
+    let text = |style| text::limit(style, l.skip.as_deref(), l.fetch.as_deref());
     w.decider(id, 0, Indirect::Filter, set, text);
     promote(w, &mut out, &input);
     w.decider(id, 1, Indirect::Window, out.dataset[Indirect::Window as usize], text);
@@ -434,7 +434,7 @@ fn unnest(w: &mut Walk<'_>, u: &Unnest, id: u32, env: EnvId) -> Result<Relation,
         if lists.contains(from) || u.struct_type_columns.contains(from) {
             flow = w.sets.transform(flow);
             let name = u.input.schema().field(*from).name();
-            w.hop(&mut flow, id, place as u32, || unnest_text(name));
+            w.hop(&mut flow, id, place as u32, |_| unnest_text(name));
         }
         out.cols.push(flow);
     }
@@ -446,7 +446,7 @@ fn unnest(w: &mut Walk<'_>, u: &Unnest, id: u32, env: EnvId) -> Result<Relation,
         }
         out.windows = w.sets.union(out.windows, flow.windows);
         let name = u.input.schema().field(*from).name();
-        w.decider(id, place as u32, Indirect::Join, sources, || unnest_text(name));
+        w.decider(id, place as u32, Indirect::Join, sources, |_| unnest_text(name));
         w.evaluate(sources);
     }
     Ok(out)
@@ -498,7 +498,7 @@ fn join(w: &mut Walk<'_>, j: &Join, id: u32, env: EnvId) -> Result<Relation, Ref
         windows: w.sets.unite([left.windows, right.windows, by.windows]),
         ..Relation::default()
     };
-    let text = || text::join(&j.on, j.filter.as_ref());
+    let text = |style| text::join(style, &j.on, j.filter.as_ref());
     let (kept, dropped) = match j.join_type {
         JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => {
             out.cols = if rule!("join.positions") {

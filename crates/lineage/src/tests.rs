@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests of lineage plan without an engine")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-use crate::{Leaf, Leaves, Limits, NodeRule, Refusal, extract, rows};
+use crate::{Leaf, Leaves, Limits, NodeRule, Refusal, Text, extract, rows};
 use custody_model::{ControlSeq, DatasetName, FieldId, Hash, Lineage, Problem, TableVersion};
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
@@ -280,7 +280,7 @@ impl World {
     }
 
     pub(crate) fn extract(&self, plan: &LogicalPlan) -> Result<Lineage, Refusal> {
-        extract(plan, &Known, &[], &Limits { text: true, ..Limits::default() })
+        extract(plan, &Known, &[], &Limits { text: Text::Full, ..Limits::default() })
     }
 
     pub(crate) fn extract_without_text(&self, plan: &LogicalPlan) -> Result<Lineage, Refusal> {
@@ -574,7 +574,7 @@ async fn everything_is_bounded() {
             other => other.clone(),
         };
         let plan = datafusion::logical_expr::LogicalPlanBuilder::from(input).project([sum]).unwrap().build().unwrap();
-        with(&plan, Limits { text: true, ..Limits::default() }).unwrap().outputs[0].direct.len()
+        with(&plan, Limits { text: Text::Full, ..Limits::default() }).unwrap().outputs[0].direct.len()
     });
     assert_eq!(deep.unwrap().join().unwrap(), 1);
 }
@@ -759,10 +759,43 @@ mod declassification {
 fn texts_are_cut_at_512_bytes() {
     use datafusion::prelude::{col, lit};
     let long = (0..200).fold(col("é"), |e, i| e + lit(i));
-    let text = crate::text::of(&long);
+    let text = crate::text::of(Text::Full, &long);
     assert!(text.len() <= 512 && text.len() > 500 && text.ends_with('…'), "{}", text.len());
     let sum = (col("a") + lit(1)) * (col("b") - (col("c") - lit("it's")));
-    assert_eq!(crate::text::of(&sum), "(a + 1) * (b - (c - 'it''s'))");
-    assert_eq!(crate::text::of(&col("a").eq(lit(1)).is_null()), "(a = 1) IS NULL");
-    assert_eq!(crate::text::of(&col("\"A b\"").or(col("c")).and(col("d"))), "(\"A b\" OR c) AND d");
+    assert_eq!(crate::text::of(Text::Full, &sum), "(a + 1) * (b - (c - 'it''s'))");
+    assert_eq!(crate::text::of(Text::Full, &col("a").eq(lit(1)).is_null()), "(a = 1) IS NULL");
+    assert_eq!(crate::text::of(Text::Full, &col("\"A b\"").or(col("c")).and(col("d"))), "(\"A b\" OR c) AND d");
+}
+
+/// A number or a string that stands by itself.
+fn literal_in(text: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '"';
+    let alone = |(i, c): (usize, char)| c.is_ascii_digit() && !text[..i].chars().next_back().is_some_and(word);
+    // The digits of a type are none.
+    text.contains('\'') || (!text.contains("CAST(") && text.char_indices().any(alone))
+}
+
+#[tokio::test]
+async fn shapes_hold_no_literals() {
+    let (mut texts, mut full) = (0, 0);
+    for suite in ["tpch", "tpcds"] {
+        let (ddl, queries) = crate::tpc::files(suite);
+        let mut world = World::new();
+        for statement in &ddl {
+            world.declare(statement).await.unwrap();
+        }
+        for (name, sql) in queries {
+            let plan = world.plan(&sql).await.unwrap();
+            let with = |text| extract(&plan, &Known, &[], &Limits { text, ..Limits::default() }).unwrap();
+            let (shape, whole) = (with(Text::Shape), with(Text::Full));
+            assert!(shape.shapes && !whole.shapes);
+            for hop in &shape.hops {
+                assert!(!literal_in(&hop.text), "{suite} {name}: {}", hop.text);
+            }
+            assert_eq!(shape.hops.len(), whole.hops.len());
+            texts += shape.hops.len();
+            full += whole.hops.iter().filter(|hop| literal_in(&hop.text)).count();
+        }
+    }
+    assert!(texts > 1_000 && full > 500, "{texts} texts, {full} of them with literals when asked for");
 }

@@ -1,5 +1,7 @@
-//! The text of an expression, for people: complete parentheses, no types on literals, at most 512 bytes.
+//! The text of an expression, for people: complete parentheses, no types on literals, at most 512 bytes. What is recorded has
+//! `?` for every literal.
 
+use crate::Text;
 use datafusion_common::ScalarValue;
 use datafusion_expr::{
     Expr, Operator, WindowFunctionDefinition,
@@ -10,15 +12,15 @@ use datafusion_expr::{
 pub(crate) const LIMIT: usize = 512;
 
 /// The text of an expression.
-pub(crate) fn of(expr: &Expr) -> String {
-    let mut out = Out::default();
+pub(crate) fn of(style: Text, expr: &Expr) -> String {
+    let mut out = Out::new(style);
     write(&mut out, expr);
     out.finish()
 }
 
 /// The text of several expressions; plain columns are left out, since they are their own text.
-pub(crate) fn of_many<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> String {
-    let mut out = Out::default();
+pub(crate) fn of_many<'a>(style: Text, exprs: impl IntoIterator<Item = &'a Expr>) -> String {
+    let mut out = Out::new(style);
     for expr in exprs.into_iter().filter(|e| !is_plain(e)) {
         if !out.text.is_empty() {
             out.push(", ");
@@ -30,7 +32,7 @@ pub(crate) fn of_many<'a>(exprs: impl IntoIterator<Item = &'a Expr>) -> String {
 
 /// The text of the mark of a mask.
 pub(crate) fn mask(policy: &str, rung: &str) -> String {
-    let mut out = Out::default();
+    let mut out = Out::new(Text::Full);
     out.push("mask(");
     out.push(policy);
     out.push(", ");
@@ -39,9 +41,17 @@ pub(crate) fn mask(policy: &str, rung: &str) -> String {
     out.finish()
 }
 
+/// The text of a row set or guard. Its predicate is policy's, not the statement's, and is recorded with the bundle.
+pub(crate) fn row_set(style: Text, name: &str, predicate: &Expr) -> String {
+    match style {
+        Text::Full => of(style, predicate),
+        Text::Shape | Text::None => format!("rows({name})"),
+    }
+}
+
 /// The text of a limit.
-pub(crate) fn limit(skip: Option<&Expr>, fetch: Option<&Expr>) -> String {
-    let mut out = Out::default();
+pub(crate) fn limit(style: Text, skip: Option<&Expr>, fetch: Option<&Expr>) -> String {
+    let mut out = Out::new(style);
     if let Some(fetch) = fetch {
         out.push("LIMIT ");
         write(&mut out, fetch);
@@ -54,8 +64,8 @@ pub(crate) fn limit(skip: Option<&Expr>, fetch: Option<&Expr>) -> String {
 }
 
 /// The text of join keys and filter.
-pub(crate) fn join(on: &[(Expr, Expr)], filter: Option<&Expr>) -> String {
-    let mut out = Out::default();
+pub(crate) fn join(style: Text, on: &[(Expr, Expr)], filter: Option<&Expr>) -> String {
+    let mut out = Out::new(style);
     for (left, right) in on {
         if !out.text.is_empty() {
             out.push(" AND ");
@@ -82,13 +92,22 @@ pub(crate) fn is_plain(expr: &Expr) -> bool {
     }
 }
 
-#[derive(Default)]
 struct Out {
     text: String,
     full: bool,
+    style: Text,
 }
 
 impl Out {
+    fn new(style: Text) -> Self {
+        Self { text: String::new(), full: false, style }
+    }
+
+    /// Whether literals stand in the text.
+    fn literals(&self) -> bool {
+        self.style == Text::Full
+    }
+
     fn push(&mut self, text: &str) {
         if self.full {
             return;
@@ -171,6 +190,9 @@ fn write_sorts(out: &mut Out, sorts: &[Sort]) {
 }
 
 fn literal(out: &mut Out, value: &ScalarValue) {
+    if !out.literals() {
+        return out.push("?");
+    }
     if value.is_null() {
         return out.push("NULL");
     }
@@ -191,7 +213,10 @@ fn quote(out: &mut Out, name: &str) {
     let expression = name.contains('(');
     let bare = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_')
         && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if bare || expression {
+    if expression && !out.literals() {
+        // The expression, with its literals, stands where it is computed.
+        out.push("…");
+    } else if bare || expression {
         out.push(name);
     } else {
         out.push("\"");
@@ -257,9 +282,8 @@ fn pattern(out: &mut Out, like: &datafusion_expr::expr::Like, word: &str) {
     out.push(" ");
     operand(out, &like.pattern, TIGHT);
     if let Some(c) = like.escape_char {
-        out.push(" ESCAPE '");
-        out.push(&c.to_string());
-        out.push("'");
+        out.push(" ESCAPE ");
+        literal(out, &ScalarValue::from(c.to_string().as_str()));
     }
 }
 
@@ -362,7 +386,8 @@ fn write(out: &mut Out, expr: &Expr) {
             let frame = f.params.window_frame.to_string();
             if frame != FRAME_SORTED && frame != FRAME_WHOLE {
                 out.push(" ");
-                out.push(&frame);
+                // The bounds of a frame are literals.
+                out.push(if out.literals() { &frame } else { "BETWEEN ? AND ?" });
             }
             out.push(")");
         }

@@ -6,11 +6,6 @@ use custody_model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// In `Hop::from`: not an output of a node but an atom of the lineage.
-pub(crate) const ATOMS: u32 = u32::MAX;
-/// In `Hop::output`: the hop decides rows of its node, and the low bits say how.
-pub(crate) const DECIDES: u32 = 1 << 31;
-
 /// The part of a lineage that the user's statement reads, without what policy adds. The lineage itself is the
 /// effective one.
 pub fn requested(lineage: &Lineage) -> Lineage {
@@ -25,6 +20,7 @@ pub fn requested(lineage: &Lineage) -> Lineage {
         dataset: lineage.dataset.iter().filter(|i| kept(i.atom)).copied().collect(),
         evaluated: lineage.evaluated.iter().filter(|a| kept(**a)).copied().collect(),
         hops: vec![],
+        shapes: lineage.shapes,
     };
     for output in &lineage.outputs {
         out.outputs.push(OutputFlow {
@@ -74,7 +70,7 @@ pub fn requested(lineage: &Lineage) -> Lineage {
                 .from
                 .iter()
                 .filter_map(|(node, ix)| match *node {
-                    ATOMS => atoms.get(ix).map(|new| (ATOMS, *new)),
+                    Hop::ATOMS => atoms.get(ix).map(|new| (Hop::ATOMS, *new)),
                     node => Some((node, *ix)),
                 })
                 .collect(),
@@ -232,11 +228,11 @@ pub fn rows(
         });
     };
     for Influence { kind, atom } in &lineage.dataset {
-        push(0, "*", *atom, Way::Indirect(*kind), decider(lineage, *kind, *atom));
+        push(0, "*", *atom, Way::Indirect(*kind), lineage.text_of_rows(*kind, *atom));
     }
     for (i, output) in lineage.outputs.iter().enumerate() {
         let ordinal = i as u32 + 1;
-        let text = output.hops.first().and_then(|h| lineage.hops.get(*h as usize)).map(|h| h.text.as_str());
+        let text = lineage.text_of(output);
         for (direct, atom) in &output.direct {
             push(ordinal, &output.name, *atom, Way::Direct(*direct), text);
         }
@@ -250,15 +246,4 @@ pub fn rows(
 enum Way {
     Direct(Direct),
     Indirect(Indirect),
-}
-
-/// The text of the outermost expression by which an atom decides rows.
-fn decider(lineage: &Lineage, kind: Indirect, atom: AtomIx) -> Option<&str> {
-    lineage
-        .hops
-        .iter()
-        .rev()
-        .find(|hop| hop.output == DECIDES | kind as u32 && hop.from.contains(&(ATOMS, atom)))
-        .map(|hop| hop.text.as_str())
-        .filter(|text| !text.is_empty())
 }

@@ -136,6 +136,13 @@ pub struct Hop {
     pub text: String,
 }
 
+impl Hop {
+    /// In `from`: not an output of a node but an atom of the lineage.
+    pub const ATOMS: u32 = u32::MAX;
+    /// In `output`: the hop decides rows of its node, and the low bits are the `Indirect` that says how.
+    pub const DECIDES: u32 = 1 << 31;
+}
+
 /// The lineage of one statement.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lineage {
@@ -157,12 +164,25 @@ pub struct Lineage {
     pub evaluated: Vec<AtomIx>,
     /// Expressions on the way; empty unless asked for.
     pub hops: Vec<Hop>,
+    /// Whether the texts of the hops have `?` for every literal: only such hops are recorded.
+    pub shapes: bool,
 }
 
 impl Lineage {
     /// The atom at an index. Out of range: `None`, which no well-formed lineage gives.
     pub fn atom(&self, ix: AtomIx) -> Option<&Atom> {
         self.atoms.get(ix as usize)
+    }
+
+    /// The text of the outermost expression that makes an output's value.
+    pub fn text_of(&self, output: &OutputFlow) -> Option<&str> {
+        self.hops.get(*output.hops.first()? as usize).map(|hop| hop.text.as_str())
+    }
+
+    /// The text of the outermost expression by which an atom decides rows.
+    pub fn text_of_rows(&self, kind: Indirect, atom: AtomIx) -> Option<&str> {
+        let decides = |hop: &&Hop| hop.output == Hop::DECIDES | kind as u32 && hop.from.contains(&(Hop::ATOMS, atom));
+        self.hops.iter().rev().find(decides).map(|hop| hop.text.as_str()).filter(|text| !text.is_empty())
     }
 
     /// The input table an atom belongs to.

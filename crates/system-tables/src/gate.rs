@@ -227,6 +227,11 @@ impl<'a> Gate<'a> {
         self.auditor || self.sealed() || (!self.all && self.explained(dataset)) || self.owned(dataset)
     }
 
+    /// Texts of expressions, without literals; they name columns that the viewer may not see otherwise.
+    pub(crate) fn texts(&self, dataset: DatasetId) -> bool {
+        self.all || self.explained(dataset) || self.owned(dataset)
+    }
+
     /// Who did something to the dataset.
     pub(crate) fn principal(&self, principal: Option<&Principal>, dataset: Option<DatasetId>) -> bool {
         self.all || self.own(principal) || dataset.is_some_and(|d| self.owned(d))

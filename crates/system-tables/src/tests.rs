@@ -841,11 +841,11 @@ fn lineage_tables() {
         t,
         some,
         expect![[r#"
-        * raw.labs region FILTER - eu
-        * raw.labs id GROUP_BY - -
-        id raw.labs id IDENTITY - -
-        m raw.labs value AGGREGATION mask(research.policy1, partial) research.policy1
-    "#]],
+            * raw.labs region FILTER - eu
+            * raw.labs id GROUP_BY - -
+            id raw.labs id IDENTITY - -
+            m raw.labs value AGGREGATION avg(value) research.policy1
+        "#]],
     );
     check(
         "investigator with a ticket",

@@ -9,8 +9,8 @@ use crate::{
 };
 use custody_catalog::Dataset;
 use custody_model::{
-    CatalogChange, ControlSeq, DatasetDefinition, DraftRecord, EntryId, EntryRef, Hash, Lineage, LineageRecord,
-    Outcome, Payload, Problem, Publish, RunState, Verb,
+    CatalogChange, ControlSeq, DatasetDefinition, DraftRecord, EntryId, EntryRef, Hash, LineageRecord, Outcome,
+    Payload, Problem, Publish, RunState, Verb,
 };
 use custody_store::{Committed, Manifest, Place, Staged, Stamp, StoreError};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Session {
             rows: made.manifest.rows,
             labels: prepared.labels.clone(),
             inputs: prepared.inputs.clone(),
-            lineage: recorded(&prepared.drafted.lineage),
+            lineage: prepared.drafted.lineage.clone(),
             run: made.run,
         };
         let change = CatalogChange::Draft(Box::new(record));
@@ -79,7 +79,7 @@ impl Session {
                 }
             },
         };
-        let recorded = recorded(&prepared.drafted.lineage);
+        let recorded = prepared.drafted.lineage.clone();
         let lineage_hash = custody_ledger::lineage_hash(&recorded);
         let mut lineage = self.entry(
             Verb::Publish,
@@ -258,13 +258,4 @@ pub(super) struct Made {
     pub(super) run: EntryId,
     pub(super) publish_entry: EntryId,
     pub(super) schema_hash: Hash,
-}
-
-/// Lineage as the ledger holds it: without the texts of expressions, which hold literals. The declaration, which the
-/// publish entry has, gives them back.
-pub(super) fn recorded(lineage: &Lineage) -> Lineage {
-    let mut lineage = lineage.clone();
-    lineage.hops.clear();
-    lineage.outputs.iter_mut().for_each(|output| output.hops.clear());
-    lineage
 }

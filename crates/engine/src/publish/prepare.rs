@@ -15,6 +15,7 @@ use crate::{
 };
 use custody_catalog::Dataset;
 use custody_dialect::ViewDef;
+use custody_lineage::Text;
 use custody_model::{
     Class, ClassLabel, DatasetDefinition, DatasetKind, DatasetName, FieldId, InputRef, Lineage, Pin, Problem, Purpose,
     TableVersion,
@@ -69,7 +70,7 @@ impl Session {
             at: self.engine.seen(),
             hash: crate::hash_text(&def.query.text_normalised()),
         };
-        let drafted = self.draft(&statement, true).await?;
+        let drafted = self.draft(&statement, Text::Shape).await?;
         let declaration = Declaration {
             kind: DatasetKind::FeatureView,
             name,

@@ -9,8 +9,9 @@
 //! atoms  first index, then gaps
 //! ```
 //!
-//! Keys 6 (sealed hops) and 8 (asserted) are reserved. Hops hold literals in the clear, so a lineage with hops cannot
-//! be recorded; the hash ignores them. Lists of atoms are written sorted and free of repeats.
+//! With hops, whose texts have `?` for every literal, also `6: [[node, output, [[node, output]], text]]` in the lineage and
+//! `2: [hop]`, outermost first, in an output; the hash ignores both. Key 8 (asserted) is reserved. Lists of atoms are
+//! written sorted and free of repeats.
 
 use super::{
     cbor::{Value, to_bytes},
@@ -18,13 +19,16 @@ use super::{
 };
 use crate::tree::{Sha3, TreeHash};
 use custody_model::{
-    Atom, AtomIx, Direct, Hash, Indirect, Influence, Lineage, OutputFlow, RuleVersion, Rung, TableVersion,
+    Atom, AtomIx, Direct, Hash, Hop, Indirect, Influence, Lineage, OutputFlow, RuleVersion, Rung, TableVersion,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// SHA3-256 of the canonical form without hops.
 pub fn lineage_hash(lineage: &Lineage) -> Hash {
-    Sha3::digest(&[&to_bytes(&lineage_to_value(lineage))])
+    let mut bare = lineage.clone();
+    bare.hops.clear();
+    bare.outputs.iter_mut().for_each(|output| output.hops.clear());
+    Sha3::digest(&[&to_bytes(&lineage_to_value(&bare))])
 }
 
 type Flows = (Vec<(Direct, AtomIx)>, Vec<Influence>);
@@ -218,25 +222,44 @@ impl Wire for Atom {
     }
 }
 
+impl Wire for Hop {
+    fn value(&self) -> Value {
+        let Self { node, output, from, text } = self;
+        let from = from.iter().map(|(node, output)| Value::Array(vec![node.value(), output.value()])).collect();
+        Value::Array(vec![node.value(), output.value(), Value::Array(from), text.value()])
+    }
+    fn read(value: Value) -> Result<Self, Unexpected> {
+        let [node, output, from, text] = tuple(value)?;
+        let pair = |value| {
+            let [node, output] = tuple(value)?;
+            Ok((Wire::read(node)?, Wire::read(output)?))
+        };
+        let from = items(from)?.into_iter().map(pair).collect::<Result<_, Unexpected>>()?;
+        Ok(Self { node: Wire::read(node)?, output: Wire::read(output)?, from, text: Wire::read(text)? })
+    }
+}
+
 impl Wire for OutputFlow {
     fn value(&self) -> Value {
-        let Self { name, direct, field, hops: _ } = self;
+        let Self { name, direct, field, hops } = self;
         let mut map = MapOut::default();
         map.put(0, name);
         map.put(1, &group(direct, field));
+        map.put(2, hops);
         map.done()
     }
     fn read(value: Value) -> Result<Self, Unexpected> {
         let mut map = MapIn::new(value)?;
         let name = map.get(0)?;
         let (direct, field) = ungroup(map.get(1)?)?;
+        let hops = map.get(2)?;
         map.end()?;
-        Ok(Self { name, direct, field, hops: vec![] })
+        Ok(Self { name, direct, field, hops })
     }
 }
 
 pub(super) fn lineage_to_value(lineage: &Lineage) -> Value {
-    let Lineage { exact, unknown, volatile, inputs, atoms, outputs, dataset, evaluated, hops: _ } = lineage;
+    let Lineage { exact, unknown, volatile, inputs, atoms, outputs, dataset, evaluated, hops, shapes: _ } = lineage;
     let mut map = MapOut::default();
     map.put(0, &1_u64);
     map.put(1, exact);
@@ -244,6 +267,7 @@ pub(super) fn lineage_to_value(lineage: &Lineage) -> Value {
     map.put(3, atoms);
     map.put(4, outputs);
     map.put(5, &group(&[], dataset));
+    map.put(6, hops);
     map.put(7, unknown);
     map.put(9, &AtomList(evaluated.iter().copied().collect()));
     map.put(10, volatile);
@@ -261,6 +285,7 @@ pub(super) fn lineage_from_value(value: Value) -> Result<Lineage, Unexpected> {
     let atoms: Vec<Atom> = map.get(3)?;
     let outputs: Vec<OutputFlow> = map.get(4)?;
     let (direct, dataset) = ungroup(map.get(5)?)?;
+    let hops: Vec<Hop> = map.get(6)?;
     let unknown = map.get(7)?;
     let evaluated: Vec<AtomIx> = map.get::<AtomList>(9)?.0.into_iter().collect();
     let volatile = map.get(10)?;
@@ -273,6 +298,13 @@ pub(super) fn lineage_from_value(value: Value) -> Result<Lineage, Unexpected> {
     if used.any(|ix| ix as usize >= atoms.len()) || atoms.iter().any(|a| a.table as usize >= inputs.len()) {
         return unexpected("an index out of range");
     }
+    let of_atom = |(node, ix): &(u32, u32)| *node != Hop::ATOMS || (*ix as usize) < atoms.len();
+    if outputs.iter().flat_map(|o| &o.hops).any(|ix| *ix as usize >= hops.len())
+        || !hops.iter().flat_map(|h| &h.from).all(of_atom)
+    {
+        return unexpected("a hop out of range");
+    }
+    let shapes = !hops.is_empty();
     let inputs = inputs.into_iter().map(|i| i.0).collect();
-    Ok(Lineage { exact, unknown, volatile, inputs, atoms, outputs, dataset, evaluated, hops: vec![] })
+    Ok(Lineage { exact, unknown, volatile, inputs, atoms, outputs, dataset, evaluated, hops, shapes })
 }

@@ -157,8 +157,8 @@ pub enum EncodeError {
         data_type: String,
     },
     /// Hops hold literals in the clear.
-    #[error("a lineage with hops cannot be recorded: its expressions hold literals")]
-    UnsealedHops,
+    #[error("lineage whose expressions hold literals cannot be recorded")]
+    LiteralHops,
 }
 
 /// Bytes that are not an entry.
@@ -330,7 +330,7 @@ fn check_columns(definition: &DatasetDefinition) -> Result<(), EncodeError> {
 
 fn check_hops(lineage: &Lineage) -> Result<(), EncodeError> {
     let none = lineage.hops.is_empty() && lineage.outputs.iter().all(|o| o.hops.is_empty());
-    if none { Ok(()) } else { Err(EncodeError::UnsealedHops) }
+    if none || lineage.shapes { Ok(()) } else { Err(EncodeError::LiteralHops) }
 }
 
 #[cfg(test)]
@@ -487,8 +487,32 @@ mod tests {
         lineage.hops = vec![Hop { node: 0, output: 0, from: vec![], text: "x = 'secret'".into() }];
         let record = custody_model::LineageRecord { identity: Hash([1; 32]), hash: lineage_hash(&lineage), lineage };
         let error = encode(&samples::bare(1, Payload::Lineage(record))).unwrap_err();
-        assert_eq!(error, EncodeError::UnsealedHops);
+        assert_eq!(error, EncodeError::LiteralHops);
         assert_eq!(RunState::ALL.len(), 4);
+    }
+
+    #[test]
+    fn hops_without_literals_come_back() {
+        let mut lineage = samples::lineage();
+        lineage.shapes = true;
+        lineage.hops = vec![
+            Hop { node: 3, output: 1, from: vec![(4, 0)], text: "sum(x + ?)".into() },
+            Hop { node: 2, output: Hop::DECIDES, from: vec![(Hop::ATOMS, 2)], text: "x > ?".into() },
+        ];
+        lineage.outputs[0].hops = vec![0];
+        let of = |lineage: Lineage| {
+            let record =
+                custody_model::LineageRecord { identity: Hash([1; 32]), hash: lineage_hash(&lineage), lineage };
+            samples::bare(1, Payload::Lineage(record))
+        };
+        let entry = of(lineage.clone());
+        let read = |entry: &Entry| decode(encode(entry).unwrap().entry.as_bytes(), &NoBlobs);
+        assert_eq!(read(&entry).unwrap(), entry);
+        lineage.outputs[0].hops = vec![2];
+        assert!(read(&of(lineage.clone())).is_err(), "a hop that is not there");
+        lineage.outputs[0].hops = vec![];
+        lineage.hops[1].from = vec![(Hop::ATOMS, 3)];
+        assert!(read(&of(lineage)).is_err(), "an atom that is not there");
     }
 
     #[test]

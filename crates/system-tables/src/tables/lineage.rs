@@ -96,7 +96,7 @@ pub(crate) fn hop(snapshot: &Snapshot, hop: &Hop, rows: &mut Rows) -> Result<(),
 /// By control position of the version, then as `EXPLAIN LINEAGE` sorts.
 pub(crate) fn columns(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
     for shown in shown(snapshot, gate)? {
-        let literals = gate.literals(shown.at.version.table.dataset);
+        let texts = gate.texts(shown.at.version.table.dataset);
         let mut flows: BTreeSet<Flow<'_>> = BTreeSet::new();
         for influence in &shown.lineage.dataset {
             flows.insert(Flow {
@@ -104,12 +104,12 @@ pub(crate) fn columns(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> 
                 output: "*",
                 kind: EdgeKind::Indirect(influence.kind),
                 atom: influence.atom,
-                text: None,
+                text: shown.lineage.text_of_rows(influence.kind, influence.atom),
             });
         }
         for output in &shown.lineage.outputs {
             let Some(ordinal) = shown.at.ordinal(&output.name) else { continue };
-            let text = output.hops.first().and_then(|h| shown.lineage.hops.get(*h as usize)).map(|h| h.text.as_str());
+            let text = shown.lineage.text_of(output);
             let flow = |kind, atom, text| Flow { ordinal, output: &output.name, kind, atom, text };
             for (direct, atom) in &output.direct {
                 let text = text.filter(|_| *direct != custody_model::Direct::Identity);
@@ -118,7 +118,7 @@ pub(crate) fn columns(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> 
             flows.extend(output.field.iter().map(|i| flow(EdgeKind::Indirect(i.kind), i.atom, text)));
         }
         for flow in flows {
-            write_flow(snapshot, gate, &shown, &flow, literals, rows)?;
+            write_flow(snapshot, gate, &shown, &flow, texts, rows)?;
         }
     }
     Ok(())
@@ -139,7 +139,7 @@ fn write_flow(
     gate: &Gate<'_>,
     shown: &Shown<'_>,
     flow: &Flow<'_>,
-    literals: bool,
+    texts: bool,
     rows: &mut Rows,
 ) -> Result<(), SystemError> {
     let table = &shown.at.version.table;
@@ -156,7 +156,7 @@ fn write_flow(
     };
     let mask = atom.masks.last();
     let masked = mask.map(|(policy, rung)| format!("mask({policy}, {rung})"));
-    let text = flow.text.filter(|_| literals).map(|t| &t[..t.floor_char_boundary(EXPRESSION)]).or(masked.as_deref());
+    let text = flow.text.filter(|_| texts).map(|t| &t[..t.floor_char_boundary(EXPRESSION)]).or(masked.as_deref());
     rows.push([
         shown.at.entry().entry.id.into(),
         Cell::Show(&shown.name),
@@ -214,7 +214,7 @@ pub(crate) fn inputs(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> R
 /// need `explain_raw` on it.
 pub(crate) fn hops(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
     for shown in shown(snapshot, gate)?.filter(|s| gate.explained(s.at.version.table.dataset)) {
-        let literals = gate.literals(shown.at.version.table.dataset);
+        let texts = gate.texts(shown.at.version.table.dataset);
         for (number, hop) in (0i64..).zip(&shown.lineage.hops) {
             let from: Vec<String> = hop.from.iter().map(|(node, output)| format!("{node}.{output}")).collect();
             rows.push([
@@ -226,7 +226,7 @@ pub(crate) fn hops(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Res
                 i64::from(hop.node).into(),
                 i64::from(hop.output).into(),
                 Cell::List(from.iter().map(String::as_str).collect()),
-                literals.then_some(&hop.text).into(),
+                texts.then_some(&hop.text).into(),
             ])?;
         }
     }
