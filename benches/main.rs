@@ -12,6 +12,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "benchmarks")]
 
 mod asof;
+mod lineage;
 mod pairs;
 mod policy;
 

@@ -1,12 +1,13 @@
 //! Two ways of the same work, measured in turns: noise of the machine meets both.
 
+use crate::lineage;
 use std::time::{Duration, Instant};
 
 /// A comparison that `pairs` can run: its name and what it does.
 pub(crate) type Comparison = (&'static str, fn());
 
 /// Every comparison there is.
-const COMPARISONS: &[Comparison] = &[];
+const COMPARISONS: &[Comparison] = &[("lineage: extraction beside plan and optimise", lineage::share)];
 
 /// Runs the comparisons whose name contains the filter.
 pub(crate) fn main(filter: Option<&str>) {
@@ -20,10 +21,11 @@ pub(crate) fn main(filter: Option<&str>) {
 
 /// What one comparison of several cases gave.
 #[derive(Default)]
-#[allow(dead_code, reason = "each area brings its comparisons")]
-pub(crate) struct Ratios(Vec<f64>);
+pub(crate) struct Ratios {
+    ratios: Vec<f64>,
+    sums: [Duration; 2],
+}
 
-#[allow(dead_code, reason = "each area brings its comparisons")]
 impl Ratios {
     /// Runs `ours` and `theirs` in turns, `rounds` times each after one warm-up, and prints the best of each and their
     /// ratio. The best is what the work costs when nothing disturbs it.
@@ -45,12 +47,20 @@ impl Ratios {
         }
         let ratio = best[0].as_secs_f64() / best[1].as_secs_f64();
         println!("  {name:<32} {:>12.3?} {:>12.3?} {ratio:>8.3}", best[0], best[1]);
-        self.0.push(ratio);
+        self.ratios.push(ratio);
+        self.sums = [self.sums[0] + best[0], self.sums[1] + best[1]];
     }
 
     /// Prints the geometric mean of the ratios.
     pub(crate) fn geomean(&self) {
-        let mean = self.0.iter().map(|r| r.ln()).sum::<f64>() / self.0.len() as f64;
-        println!("  {:<32} {:>34.3}", format!("geometric mean of {}", self.0.len()), mean.exp());
+        let mean = self.ratios.iter().map(|r| r.ln()).sum::<f64>() / self.ratios.len() as f64;
+        println!("  {:<32} {:>34.3}", format!("geometric mean of {}", self.ratios.len()), mean.exp());
+    }
+
+    /// Prints both means over all cases and their ratio.
+    pub(crate) fn sums(&self) {
+        let [ours, theirs] = self.sums.map(|sum| sum / self.ratios.len() as u32);
+        let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+        println!("  {:<32} {ours:>12.3?} {theirs:>12.3?} {ratio:>8.3}", "mean");
     }
 }
