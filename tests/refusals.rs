@@ -71,3 +71,20 @@ fn write(file: &Path, view: &str, of: &str) {
     );
     fs::write(file, text).unwrap();
 }
+
+#[test]
+fn a_purpose_is_one_of_those_given_and_a_stand_in_is_allowed() {
+    let world = World::published();
+    let user = world.beside("home/custody/config.toml");
+    let text = fs::read_to_string(&user).unwrap();
+    let refused = |arguments: &[&str], want: &str| {
+        let ran = world.run(&[arguments, &["sql", "-c", "SELECT 1"]].concat());
+        assert_eq!(ran.code, 3, "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(want), "{arguments:?}: {}", ran.err);
+    };
+    refused(&["--as", "researcher", "--purpose", "sale"], "purpose `sale` is not among those of `researcher`");
+    fs::write(&user, text.replace("impersonate = true", "impersonate = false")).unwrap();
+    refused(&["--as", "researcher"], "you may not act as `researcher`");
+    fs::write(&user, text + "\n[local]\npurposes = [\"build\"]\n").unwrap();
+    refused(&["--purpose", "sale"], "purpose `sale` is not among yours");
+}

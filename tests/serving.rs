@@ -214,3 +214,27 @@ fn plaintext_is_served_on_loopback_only() {
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.err.contains("refusing to serve 0.0.0.0 without TLS"), "{}", ran.err);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_several_purposes_must_say_which() {
+    let world = World::published();
+    let token = world.token("ann", "model_training", "research", &["--also", "audit"]);
+    let server = Server::start(&world);
+    let mut client = Client::connect(&server, &token).await;
+    let ask = |client: &Client, purpose: Option<&str>| {
+        let descriptor = FlightDescriptor::new_path(vec!["features".into(), "lab_trend@1".into()]);
+        let mut request = client.request(descriptor);
+        if let Some(purpose) = purpose {
+            request.metadata_mut().insert("x-purpose", purpose.parse().unwrap());
+        }
+        request
+    };
+    for (purpose, want) in [(None, "C3003 no purpose given"), (Some("billing"), "C3002 purpose `billing` is not among")]
+    {
+        let refused = client.channel.get_flight_info(ask(&client, purpose)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert!(refused.message().starts_with(want), "{}", refused.message());
+    }
+    client.channel.get_flight_info(ask(&client, Some("model_training"))).await.unwrap();
+    assert_eq!(server.stop(), 0);
+}

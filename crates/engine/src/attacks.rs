@@ -25,7 +25,7 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/attacks")
 }
 
-fn subject(name: &str, role: &str, purpose: &str) -> Subject {
+pub(crate) fn subject(name: &str, role: &str, purpose: &str) -> Subject {
     Subject {
         principal: Principal::from(name),
         kind: "user".into(),
@@ -75,8 +75,14 @@ fn copy(from: &Path, to: &Path) {
 
 impl Warehouse {
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With more in the project's folder.
+    pub(crate) async fn with(more: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(&data().join("project"), folder.path());
+        more(folder.path());
         let principals = principals();
         let mut settings = Settings::new(folder.path().join("warehouse"), "attacks", WriterChoice::Cli);
         settings.environment = "prod".into();
@@ -88,7 +94,9 @@ impl Warehouse {
         let project = Project::load(folder.path()).unwrap_or_else(|p| panic!("{p:#?}"));
         let session = engine.session(principals["engineer"].clone());
         session.apply_policies(&project, "attacks", false).await.unwrap_or_else(|p| panic!("{p:#?}"));
-        session.publish(&project, &PublishOptions::default(), &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        for source in project.sources.values() {
+            session.snapshot(&project, source, &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        }
         Self { engine, folder, principals }
     }
 
@@ -177,7 +185,7 @@ async fn run(warehouse: &Warehouse, text: &str) -> (String, Vec<String>) {
     (out, wrong)
 }
 
-fn block_on<T: Send>(f: impl AsyncFnOnce() -> T + Send) -> T {
+pub(crate) fn block_on<T: Send>(f: impl AsyncFnOnce() -> T + Send) -> T {
     let run = || {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

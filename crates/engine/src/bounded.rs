@@ -3,6 +3,7 @@
 //! DataFusion's own allocate outside the memory pool, so `repeat('x', 9000000000)` would end the process. Here such a call
 //! fails once its results for one batch would have more than [`MOST`] parts.
 
+use custody_policy::enforce;
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, Int64Array},
@@ -103,7 +104,7 @@ impl ScalarUDFImpl for Bounded {
             Growth::Length => arrays.get(1).map_or(Ok(0), |n| whole(n).map(|n| sum(&n))),
             Growth::Steps => steps(&arrays),
         }?;
-        if size > MOST {
+        if enforce!("bounded.size", size > MOST) {
             return exec_err!("`{}` would make more than {MOST} parts", self.name());
         }
         self.inner.invoke_with_args(args)

@@ -8,6 +8,7 @@ use crate::{
 };
 use custody_ledger::verify::{Kept, Mirror, Outside, Report, TrustPolicy, keep, verify};
 use custody_model::{DatasetName, Pin, Problem, Rung, Subject, TableVersion};
+use custody_policy::enforce;
 use custody_store::{Depth, Place};
 use std::{
     path::{Path, PathBuf},
@@ -28,7 +29,7 @@ impl Session {
     ) -> Result<(TableVersion, Vec<String>), Problem> {
         self.engine.refresh().await?;
         let found = self.find(name, pin).ok_or_else(|| not_found(name))?;
-        if !self.decide(&found.definition, &found.labels)?.visible() {
+        if enforce!("checks.verify", !self.decide(&found.definition, &found.labels)?.visible()) {
             return Err(not_found(name));
         }
         let place = match &found.storage {
@@ -68,7 +69,7 @@ impl Session {
     pub async fn decide_for(&self, name: &DatasetName, subject: &Subject) -> Result<Option<Decided>, Problem> {
         self.engine.refresh().await?;
         let found = self.find(name, Pin::Newest).ok_or_else(|| not_found(name))?;
-        if !self.decide(&found.definition, &found.labels)?.visible() {
+        if enforce!("checks.decide", !self.decide(&found.definition, &found.labels)?.visible()) {
             return Err(not_found(name));
         }
         self.record_metadata(&format!("decide {name}")).await?;

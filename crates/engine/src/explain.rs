@@ -15,6 +15,7 @@ use crate::{
 use custody_dialect::ExplainKind;
 use custody_lineage::{LineageRow, Text};
 use custody_model::{FieldId, Problem, Rung, TableVersion};
+use custody_policy::enforce;
 use datafusion::arrow::{
     array::{ArrayRef, BooleanArray, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt32Array, UInt64Array},
     datatypes::{Schema, SchemaRef},
@@ -117,7 +118,9 @@ impl Session {
     }
 
     async fn plan_batch(&self, statement: &Statement, plan: &GovernedPlan) -> Result<RecordBatch, Problem> {
-        let raw = |at: &TableVersion, _| statement.pinned.iter().any(|t| t.at == *at && t.grant.explain_raw);
+        let raw = |at: &TableVersion, _| {
+            !enforce!("explain.plan", !statement.pinned.iter().any(|t| t.at == *at && t.grant.explain_raw))
+        };
         let drafted = self.draft(statement, Text::None).await?;
         let optimised = drafted.state.optimize(&drafted.plan).map_err(|e| from_datafusion(&e))?;
         let logical = logical_text(&optimised, &raw).map_err(|e| from_datafusion(&e))?;
@@ -137,7 +140,7 @@ pub(crate) fn lineage_rows(pinned: &[PinnedTable], lineage: &custody_model::Line
         &|at: &TableVersion, field: FieldId| {
             find(at).and_then(|t| t.definition.column(field)).map_or_else(|| format!("#{field}"), |c| c.name.clone())
         },
-        &|at: &TableVersion| find(at).is_some_and(|t| t.grant.explain_raw),
+        &|at: &TableVersion| !enforce!("explain.lineage", !find(at).is_some_and(|t| t.grant.explain_raw)),
     )
 }
 
@@ -172,7 +175,7 @@ pub(crate) fn lineage_batch(rows: &[LineageRow], versions: bool) -> Result<Recor
 fn policy_batch(pinned: &[PinnedTable]) -> Result<RecordBatch, Problem> {
     let mut columns: [Vec<String>; 7] = Default::default();
     for table in pinned {
-        for column in table.grant.columns.iter().filter(|c| c.rung > Rung::None) {
+        for column in table.grant.columns.iter().filter(|c| !enforce!("explain.columns", c.rung == Rung::None)) {
             let mask = column.mask.as_ref().map(custody_policy::mask::describe).unwrap_or_default();
             let row = [
                 table.at.to_string(),

@@ -4,6 +4,7 @@
 //! (`version`), and the marker functions of policy, which only policy itself may write. Those whose results could be
 //! without end are bounded (`bounded.rs`).
 
+use custody_policy::enforce;
 use datafusion::{
     execution::SessionStateDefaults,
     logical_expr::{AggregateUDF, ScalarUDF, WindowUDF},
@@ -19,7 +20,8 @@ pub(crate) fn scalar() -> Vec<Arc<ScalarUDF>> {
     SessionStateDefaults::default_scalar_functions()
         .into_iter()
         .filter(|f| {
-            !NOT_CALLABLE.contains(&f.name()) && f.aliases().iter().all(|a| !NOT_CALLABLE.contains(&a.as_str()))
+            let names = || std::iter::once(f.name()).chain(f.aliases().iter().map(String::as_str));
+            !enforce!("functions.callable", names().any(|n| NOT_CALLABLE.contains(&n)))
         })
         .map(crate::bounded::bounded)
         .collect()

@@ -22,6 +22,8 @@ mod functions;
 mod governed;
 mod keys;
 mod listing;
+#[cfg(test)]
+mod mutations;
 mod outbox;
 mod pin;
 mod plan;

@@ -9,6 +9,7 @@ use crate::{
 use custody_model::{
     BypassRecord, DatasetKind, DatasetName, Denied, Entry, Outcome, Payload, Problem, Reason, Rung, Verb,
 };
+use custody_policy::enforce;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ impl Session {
                 let Some(newest) = dataset.newest() else { continue };
                 let labels: Vec<_> = newest.labels().unwrap_or_default().iter().map(all_classes).collect();
                 let grant = self.decide(&present(&catalog, newest.definition()), &labels)?;
-                if !grant.visible() {
+                if enforce!("listing.visible", !grant.visible()) {
                     continue;
                 }
                 let whole = schema_of(newest.definition());
@@ -44,7 +45,7 @@ impl Session {
                     .fields()
                     .iter()
                     .zip(&grant.columns)
-                    .filter(|(_, c)| c.rung > Rung::None)
+                    .filter(|(_, c)| !enforce!("listing.columns", c.rung == Rung::None))
                     .map(|(f, c)| {
                         let masked = c.mask.is_some() || f.is_nullable();
                         Arc::new(f.as_ref().clone().with_nullable(masked))

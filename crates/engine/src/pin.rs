@@ -14,7 +14,7 @@ use custody_model::{
     ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, Rung, SourceText,
     TableVersion,
 };
-use custody_policy::{ColumnFacts, Grant, TableFacts, govern};
+use custody_policy::{ColumnFacts, Grant, TableFacts, enforce, govern};
 use datafusion::{
     catalog::TableProvider,
     datasource::provider_as_source,
@@ -101,7 +101,7 @@ impl Session {
         let Some(found) = self.find(name, pin) else {
             let catalog = self.catalog();
             return Err(match catalog.dataset(name) {
-                Some(dataset) if self.sees_dataset(dataset)? => no_such_version(dataset, pin),
+                Some(dataset) if !enforce!("pin.alike", !self.sees_dataset(dataset)?) => no_such_version(dataset, pin),
                 _ => not_found(name),
             });
         };
@@ -139,7 +139,7 @@ impl Session {
         if !grant.failed.is_empty() {
             self.alert(&found.at, &grant).await?;
         }
-        if !grant.visible() {
+        if enforce!("pin.visible", !grant.visible()) {
             return Err(not_found(&found.definition.name));
         }
         let storage = self.engine.open_storage(&found.at, &found.definition, &found.storage).await?;

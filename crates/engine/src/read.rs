@@ -21,6 +21,7 @@ use crate::{
 };
 use custody_ledger::AuditReceipt;
 use custody_model::{EntryRef, Hash, Outcome, Problem};
+use custody_policy::enforce;
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
     execution::SendableRecordBatchStream,
@@ -50,7 +51,7 @@ impl Session {
             Err(refused) => return Err(self.denied(&request, &[], refused).await),
         };
         if let Some(promised) = promised
-            && !statement.pinned.iter().map(|t| &t.grant.hash).eq(promised)
+            && enforce!("read.promised", !statement.pinned.iter().map(|t| &t.grant.hash).eq(promised))
         {
             let changed = Problem::new(3301, "grant changed since the ticket was issued").help("ask for a new ticket");
             return Err(self.denied(&request, &statement.pinned, changed).await);
@@ -94,7 +95,7 @@ impl Session {
 ///
 /// Fails where the receipt was earned by another plan.
 pub(crate) fn execute(plan: GovernedPlan, receipt: AuditReceipt) -> Result<SendableRecordBatchStream, Problem> {
-    if receipt.plan() != Some(plan.fingerprint()) {
+    if enforce!("read.receipt", receipt.plan() != Some(plan.fingerprint())) {
         return Err(Problem::bug("receipt belongs to another plan"));
     }
     let (physical, context) = plan.into_parts();

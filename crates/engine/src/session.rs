@@ -4,7 +4,7 @@ use crate::Engine;
 use custody_catalog::Catalog;
 use custody_dialect::GatedQuery;
 use custody_model::{DatasetName, Declassification, EntryId, Hash, Pin, Problem, SourceText, Subject, Verb};
-use custody_policy::Bundle;
+use custody_policy::{Bundle, enforce};
 use datafusion::common::ParamValues;
 use std::sync::Arc;
 
@@ -156,7 +156,7 @@ impl Session {
     }
 
     pub(crate) fn needs(&self, role: &str) -> Result<(), Problem> {
-        if self.holds(role) {
+        if !enforce!("session.role", !self.holds(role)) {
             Ok(())
         } else {
             Err(Problem::new(3101, format!("this needs role `{role}`")).help(format!(

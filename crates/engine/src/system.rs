@@ -15,7 +15,7 @@ use custody_model::{
     ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem,
     RunRecord, RunState, Rung, SealedBox, Subject, TableVersion, WallNanos, WriterId,
 };
-use custody_policy::{ColumnGrant, Grant, RowGrant, subject_key};
+use custody_policy::{ColumnGrant, Grant, RowGrant, enforce, subject_key};
 use custody_store::FileDisk;
 use custody_system_tables::{
     CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, Snapshot, TagRow, Viewer,
@@ -298,29 +298,31 @@ impl SubjectSees<'_> {
 
 impl Sees for SubjectSees<'_> {
     fn dataset(&self, dataset: DatasetId) -> bool {
-        self.newest(dataset).is_some_and(|g| g.visible())
+        !enforce!("system.dataset", !self.newest(dataset).is_some_and(|g| g.visible()))
     }
 
     fn column(&self, node: Node) -> bool {
         let Some(grant) = self.grant(node.made_at()) else { return false };
-        match usize::from(node.ordinal()).checked_sub(1) {
+        let sees = match usize::from(node.ordinal()).checked_sub(1) {
             None => grant.visible(),
             Some(i) => grant.columns.get(i).is_some_and(|c| c.rung > Rung::None),
-        }
+        };
+        !enforce!("system.column", !sees)
     }
 
     fn explain_raw(&self, dataset: DatasetId) -> bool {
-        self.newest(dataset).is_some_and(|g| g.explain_raw)
+        !enforce!("system.explained", !self.newest(dataset).is_some_and(|g| g.explain_raw))
     }
 
     fn owned(&self, dataset: DatasetId) -> bool {
-        self.catalog.dataset_by_id(dataset).is_some_and(|d| {
+        let owned = self.catalog.dataset_by_id(dataset).is_some_and(|d| {
             d.owner() == self.session.subject.principal.0 || self.session.subject.roles.contains(d.owner())
-        })
+        });
+        !enforce!("system.owned", !owned)
     }
 
     fn open(&self, table: &TableVersion) -> bool {
-        self.grant(table.made_at).is_some_and(|g| g.open())
+        !enforce!("system.open", !self.grant(table.made_at).is_some_and(|g| g.open()))
     }
 }
 

@@ -22,6 +22,7 @@ use custody_model::{
     ControlSeq, DatasetDefinition, DatasetKind, DatasetName, FieldId, FileDigest, Hash, Pin, Problem, SourceText,
     TableVersion,
 };
+use custody_policy::enforce;
 use custody_store::Place;
 use datafusion::{
     common::{Column, ScalarValue},
@@ -98,7 +99,7 @@ impl Session {
     ) -> Result<Replayed, Problem> {
         self.engine.refresh().await?;
         let found = self.find(name, pin).ok_or_else(|| not_found(name))?;
-        if !self.decide(&found.definition, &found.labels)?.visible() {
+        if enforce!("training.replay", !self.decide(&found.definition, &found.labels)?.visible()) {
             return Err(not_found(name));
         }
         let version = self.engine.catalog().resolve(name, pin).and_then(|v| v.publish().cloned());

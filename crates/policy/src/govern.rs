@@ -257,5 +257,22 @@ mod tests {
             let show = || governed(&grant(rows.clone())).unwrap().display_indent().to_string();
             assert_ne!(show(), enforce::without(id, show), "{id}");
         }
+        let plan = governed(&grant(rows())).unwrap();
+        let barrier = Barrier::of_plan(&plan).unwrap();
+        let wider = || {
+            let input = barrier.input().as_ref().clone();
+            let more = vec![Expr::Column(input.schema().columns()[1].clone()), lit(1).alias("more")];
+            let over = LogicalPlan::Projection(Projection::try_new(more, Arc::new(input)).unwrap());
+            barrier.over(over).unwrap().schema().fields().len()
+        };
+        let limit = || barrier.supports_limit_pushdown();
+        let prevented = || barrier.prevent_predicate_push_down_columns().len();
+        assert_ne!(wider(), enforce::without("barrier.schema", wider));
+        assert_ne!(limit(), enforce::without("barrier.limit", limit));
+        assert_ne!(prevented(), enforce::without("barrier.predicates", prevented));
+        let here: Vec<_> = enforce::IDS.iter().filter(|id| id.starts_with("govern.")).collect();
+        assert_eq!(here.len(), 5, "{here:?}");
+        let here: Vec<_> = enforce::IDS.iter().filter(|id| id.starts_with("barrier.")).collect();
+        assert_eq!(here.len(), 3, "{here:?}");
     }
 }

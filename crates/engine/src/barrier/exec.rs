@@ -167,7 +167,7 @@ impl ExecutionPlan for BarrierExec {
 
     fn maintains_input_order(&self) -> Vec<bool> {
         // What is not known to be ordered cannot keep an order: a sort must not move below.
-        vec![self.open]
+        vec![!enforce!("exec.order", !self.open)]
     }
 
     /// It does no work itself, so spreading its input over more partitions gains nothing.
@@ -288,7 +288,7 @@ impl ExecutionPlan for BarrierExec {
     }
 
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
-        if !self.open {
+        if enforce!("exec.order", !self.open) {
             return Ok(SortOrderPushdownResult::Unsupported);
         }
         Ok(match self.input.try_pushdown_sort(order)? {

@@ -17,6 +17,7 @@ use custody_model::{
     CatalogChange, ColumnDef, DatasetDefinition, DatasetKind, Payload, Pin, Problem, SourceKind, SourceSnapshot,
     SourceText, Verb,
 };
+use custody_policy::enforce;
 use custody_store::{SourceFiles, SourceSpec, snapshot_hash};
 
 impl Session {
@@ -39,7 +40,7 @@ impl Session {
         let definition = self.source_definition(declared, known)?;
         // Whose it is, not whose it says it is.
         let grant = self.decide(&present(&catalog, &definition), &[])?;
-        if !grant.publish {
+        if enforce!("publish.source", !grant.publish) {
             return match known.and_then(Dataset::newest) {
                 Some(_) if grant.visible() => Ok(()),
                 _ => Err(not_found(name)),
