@@ -802,7 +802,8 @@ fn a_missing_line_is_seen() {
         see(&database, "SELECT * FROM raw").await.answer.is_ok()
     };
     assert!(!run(ungoverned) && run_without("check.leaves", ungoverned));
-    let pieces: [(&'static str, fn() -> bool); 7] = [
+    type Piece = (&'static str, fn() -> bool);
+    let pieces: [Piece; 7] = [
         ("check.decisions", || check(&closed_over(None), &Decisions::default()).is_ok()),
         ("check.expressions", || check(&closed_over(Some(fallible())), &decided()).is_ok()),
         ("exec.limit", || closed_over(None).supports_limit_pushdown()),
