@@ -121,8 +121,12 @@ impl Names for Seen<'_> {
         let catalog = self.snapshot.catalog();
         let version = catalog.version_made_at(made_at).filter(|v| v.table.dataset == dataset)?;
         let grant = self.sees.grant(made_at)?;
-        let columns: BTreeSet<FieldId> =
-            grant.columns.iter().filter(|c| !enforce!("outbox.columns", c.rung == Rung::None)).map(|c| c.field).collect();
+        let columns: BTreeSet<FieldId> = grant
+            .columns
+            .iter()
+            .filter(|c| !enforce!("outbox.columns", c.rung == Rung::None))
+            .map(|c| c.field)
+            .collect();
         let mut definition = version.definition().clone();
         definition.name = catalog.dataset_by_id(dataset)?.name().clone();
         let known =
