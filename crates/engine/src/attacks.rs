@@ -205,7 +205,7 @@ fn attacks_see_what_a_stored_copy_shows() {
     let wrong = block_on(async || {
         let warehouse = Warehouse::new().await;
         let mut all = vec![];
-        for file in ["barrier.slt", "doors.slt"] {
+        for file in ["barrier.slt", "doors.slt", "floors.slt"] {
             let path = data().join(file);
             let (text, wrong) = run(&warehouse, &fs::read_to_string(&path).unwrap()).await;
             if std::env::var_os("CUSTODY_UPDATE").is_some() {

@@ -11,8 +11,8 @@ use crate::{
 };
 use custody_dialect::{AsOfJoin, FunctionKind, GatedQuery};
 use custody_lineage::{ColumnUse, Leaves, NodeRule, Text, column_roles};
-use custody_model::{Hash, Lineage, Problem, TableVersion};
-use custody_policy::{Barrier, ViewBoundary};
+use custody_model::{Hash, Lineage, Problem, Rung, TableVersion};
+use custody_policy::{Barrier, ColumnGrant, FlooredGroups, ViewBoundary, floor};
 use datafusion::{
     arrow::datatypes::{DataType, Field, Schema, SchemaRef},
     catalog::default_table_source::source_as_provider,
@@ -119,6 +119,7 @@ impl Session {
             }
             Asked::Dataset(columns) => plan_dataset(statement, columns)?,
         };
+        let plan = floor::settle(plan).map_err(|e| from_datafusion(&e))?;
         let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.declassifications(), &limits(text))
             .map_err(Problem::from)?;
         Ok(Drafted { plan, lineage, state })
@@ -191,6 +192,11 @@ fn plan_dataset(statement: &Statement, columns: &[String]) -> Result<LogicalPlan
     let wrong = |e| from_datafusion(&e);
     let source = datafusion::datasource::provider_as_source(Arc::clone(&table.provider));
     let scan = LogicalPlanBuilder::scan(table.at.name.name(), source, None).map_err(wrong)?;
+    // All that can be handed out row by row.
+    let only = |c: &&ColumnGrant| c.rung == Rung::Aggregate;
+    let hidden: Vec<&str> = table.grant.columns.iter().filter(only).map(|c| c.name.as_str()).collect();
+    let shown = scan.schema().fields().iter().map(|f| f.name().clone()).filter(|name| !hidden.contains(&name.as_str()));
+    let columns = if columns.is_empty() && !hidden.is_empty() { shown.collect() } else { columns.to_vec() };
     if columns.is_empty() {
         return scan.build().map_err(wrong);
     }
@@ -231,6 +237,12 @@ impl Leaves for EngineLeaves {
         }
         if let Some(view) = ViewBoundary::of(node) {
             return NodeRule::View(view.view().clone());
+        }
+        if let Some(floor) = FlooredGroups::of(node) {
+            return match floor.positions() {
+                Ok((groups, ..)) => NodeRule::Floor { by: floor.deciders(), groups },
+                Err(_) => NodeRule::Unknown,
+            };
         }
         match AsOfJoin::of(node) {
             Some(join) => NodeRule::AsOf(join.deciders()),

@@ -11,8 +11,7 @@ use crate::{
 use custody_catalog::{Catalog, Made};
 use custody_dialect::{ExplainKind, GatedQuery, Reference, Statement as Gated};
 use custody_model::{
-    ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, Rung, SourceText,
-    TableVersion,
+    ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, SourceText, TableVersion,
 };
 use custody_policy::{ColumnFacts, Grant, TableFacts, enforce, govern};
 use datafusion::{
@@ -182,15 +181,7 @@ impl Session {
             Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
         })?;
         let facts = self.engine.with_token_keys(&bundle, facts(&bundle, definition, labels));
-        let mut grant = Grant::clone(&self.engine.decisions.decide(&bundle, &self.subject, &facts));
-        // Group floors are a later piece: until then a column that may only be aggregated is not there at all.
-        for column in &mut grant.columns {
-            if column.rung == Rung::Aggregate {
-                column.rung = Rung::None;
-                column.mask = None;
-            }
-        }
-        Ok(grant)
+        Ok(Grant::clone(&self.engine.decisions.decide(&bundle, &self.subject, &facts)))
     }
 
     fn sees_dataset(&self, dataset: &custody_catalog::Dataset) -> Result<bool, Problem> {

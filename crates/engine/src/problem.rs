@@ -4,6 +4,7 @@
 //! because a barrier has made such an error opaque below it.
 
 use custody_model::{Label, Position, Problem};
+use custody_policy::FloorRefusal;
 use datafusion::common::{DataFusionError, SchemaError, Span};
 
 /// Translates an error of planning or execution. The source's file name is the caller's to add.
@@ -25,7 +26,13 @@ pub fn from_datafusion(error: &DataFusionError) -> Problem {
 /// A problem of ours that travelled through DataFusion.
 fn carried(error: &DataFusionError) -> Option<Problem> {
     match error {
-        DataFusionError::External(inner) => inner.downcast_ref::<Problem>().cloned(),
+        DataFusionError::External(inner) => {
+            let floor = inner.downcast_ref::<FloorRefusal>().map(|refusal| {
+                Problem::new(3106, refusal.to_string())
+                    .help("write count, sum, avg, stddev or corr of the bare column, grouped by columns of this table")
+            });
+            inner.downcast_ref::<Problem>().cloned().or(floor)
+        }
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => carried(inner),
         DataFusionError::Shared(inner) => carried(inner),
         DataFusionError::ArrowError(inner, _) => match inner.as_ref() {

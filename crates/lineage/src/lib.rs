@@ -67,6 +67,14 @@ pub enum NodeRule<'a> {
     View(ViewId),
     /// Two inputs, left rows kept, right columns by these keys and times.
     AsOf(&'a [Expr]),
+    /// One input, passed through, and a column that tells groups apart: `by` decides which rows remain, and which lose the
+    /// values of the columns `groups`.
+    Floor {
+        /// What decides.
+        by: Vec<Expr>,
+        /// Which columns.
+        groups: Vec<usize>,
+    },
     /// Not understood.
     Unknown,
 }

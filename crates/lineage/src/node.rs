@@ -649,7 +649,29 @@ fn extension(w: &mut Walk<'_>, e: &Extension, plan: &LogicalPlan, id: u32, env: 
             }
             Ok(out)
         }
-        (NodeRule::Barrier(..) | NodeRule::View(_) | NodeRule::AsOf(_) | NodeRule::Unknown, _) => {
+        (NodeRule::Floor { by, groups }, [input])
+            if plan.schema().fields().len() == input.schema().fields().len() + 1 =>
+        {
+            let below = w.walk(input, env)?;
+            let scope = scope_of(input, &below);
+            let mut out = (*below).clone();
+            let mut decided = SetId::EMPTY;
+            for expr in &by {
+                let sources = w.decides(&mut out, Indirect::Filter, expr, &scope, env)?;
+                decided = w.sets.union(decided, sources);
+            }
+            out.cols.push(Flow::default());
+            let last = out.cols.len() - 1;
+            for (i, flow) in out.cols.iter_mut().enumerate().filter(|(i, _)| *i == last || groups.contains(i)) {
+                w.sets.add(&mut flow.field, Indirect::Conditional, decided);
+                flow.origins = if i == last { w.origin(id, i as u32) } else { flow.origins };
+            }
+            Ok(out)
+        }
+        (
+            NodeRule::Barrier(..) | NodeRule::View(_) | NodeRule::AsOf(_) | NodeRule::Floor { .. } | NodeRule::Unknown,
+            _,
+        ) => {
             let below = top(w, e, env)?;
             let mut out = below.relation;
             out.cols = vec![below.flow; plan.schema().fields().len()];

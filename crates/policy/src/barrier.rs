@@ -4,12 +4,15 @@
 //! in its input, never more. Only `engine`'s `LeakproofPushdown` moves predicates below. An *open* barrier (all raw, all
 //! rows) hides nothing and lets everything through.
 
-use crate::enforce;
+use crate::{
+    enforce,
+    floor::{Floor, KEY},
+};
 use custody_model::{FieldId, Hash, TableVersion, ViewId};
 use datafusion_common::arrow::datatypes::{Field, FieldRef};
 use datafusion_common::{DFSchema, DFSchemaRef, Result, TableReference, internal_err, plan_err};
 use datafusion_expr::{
-    Expr, Extension, InvariantLevel, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
+    Expr, Extension, InvariantLevel, LogicalPlan, Projection, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
 };
 use std::{cmp::Ordering, collections::HashSet, fmt, sync::Arc};
 
@@ -20,6 +23,7 @@ pub struct Barrier {
     grant: Hash,
     open: bool,
     fields: Vec<FieldId>,
+    floor: Option<Floor>,
     schema: DFSchemaRef,
     input: Arc<LogicalPlan>,
 }
@@ -42,7 +46,41 @@ impl Barrier {
             (qualifier.cloned(), with_nullability(field, nullable))
         });
         let schema = schema_of(columns.collect())?;
-        Ok(Self { at, grant, open, fields, schema, input: Arc::new(input) })
+        Ok(Self { at, grant, open, fields, floor: None, schema, input: Arc::new(input) })
+    }
+
+    /// With columns that may only be aggregated.
+    pub(crate) fn with_floor(self, floor: Option<Floor>) -> Self {
+        Self { floor, ..self }
+    }
+
+    /// The floor of its aggregate-only columns, where it has any.
+    pub fn floor(&self) -> Option<&Floor> {
+        self.floor.as_ref()
+    }
+
+    /// Whether the plan above keeps to its floor, as far as `floor::settle` has looked.
+    pub fn is_settled(&self) -> bool {
+        self.floor.as_ref().is_none_or(|f| f.settled)
+    }
+
+    pub(crate) fn settled(&self) -> Self {
+        Self { floor: self.floor.clone().map(|f| Floor { settled: true, ..f }), ..self.clone() }
+    }
+
+    /// The same with the column that its floor counts as its last.
+    pub(crate) fn with_key(&self) -> Result<Self> {
+        let (Some(floor), LogicalPlan::Projection(p)) = (&self.floor, self.input.as_ref()) else {
+            return internal_err!("barrier of `{}` has nothing to count", self.at);
+        };
+        let (column, field) = &floor.counting;
+        let key = Expr::Column(column.clone()).alias_qualified(column.relation.clone(), KEY);
+        let exprs = p.expr.iter().cloned().chain([key]).collect();
+        let input = LogicalPlan::Projection(Projection::try_new(exprs, Arc::clone(&p.input))?);
+        let mut columns: Vec<_> = self.schema.iter().map(|(q, f)| (q.cloned(), Arc::clone(f))).collect();
+        columns.extend(input.schema().iter().last().map(|(q, f)| (q.cloned(), Arc::clone(f))));
+        let fields = self.fields.iter().copied().chain([*field]).collect();
+        Ok(Self { fields, schema: schema_of(columns)?, input: Arc::new(input), ..self.clone() })
     }
 
     /// The table version below.
@@ -106,7 +144,7 @@ impl Barrier {
             }
         }
         let schema = schema_of(columns)?;
-        Ok(Self { at: self.at.clone(), grant: self.grant, open: self.open, fields, schema, input: Arc::new(input) })
+        Ok(Self { fields, schema, input: Arc::new(input), ..self.clone() })
     }
 
     /// The barrier in this node, where it is one.
@@ -233,6 +271,15 @@ impl ViewBoundary {
     /// The view.
     pub fn view(&self) -> &ViewId {
         &self.view
+    }
+
+    /// Its planned text.
+    pub fn input(&self) -> &LogicalPlan {
+        &self.input
+    }
+
+    pub(crate) fn over(&self, input: LogicalPlan) -> Self {
+        Self::new(self.view.clone(), input)
     }
 
     /// The boundary in this node, where it is one.

@@ -3,17 +3,21 @@
 //! What holds here: the query above sees only the columns and rows of the grant; a mask reads raw columns of rows that
 //! passed; a column that the grant does not know is an error, not a column.
 
-use crate::{Grant, RowGrant, RowPredicate, TokenKeys, barrier::Barrier, enforce, markers, mask};
+use crate::{Grant, RowGrant, RowPredicate, TokenKeys, barrier::Barrier, enforce, floor::Floor, markers, mask};
 use custody_model::{FieldId, Rung, TableVersion};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, Result, plan_err};
 use datafusion_expr::{Expr, Filter, LogicalPlan, Projection, lit, utils::conjunction, utils::disjunction};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 /// The governed relation over `scan`, whose columns are `fields` of `at`, in order.
 ///
 /// Its columns are the grant's above `none`, in the scan's order and under the scan's names; masked ones are nullable.
-/// A column at `aggregate` is left out too: only an aggregate with a group floor may read it, and this relation is not one.
+/// A column at `aggregate` is raw, and the barrier says that only an aggregate over a floor may read it (`floor.rs`); where there
+/// is no floor it is left out too.
 pub fn govern(
     scan: LogicalPlan,
     at: &TableVersion,
@@ -25,6 +29,7 @@ pub fn govern(
         return plan_err!("table `{at}` has {} columns, {} are known", scan.schema().fields().len(), fields.len());
     }
     let (columns, kept, masked) = columns(&scan, at, fields, grant, keys)?;
+    let floor = floor(&scan, at, fields, grant)?;
     if kept.is_empty() {
         return plan_err!("table `{}` not found", at.name);
     }
@@ -33,7 +38,18 @@ pub fn govern(
         Some(predicate) => LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(scan))?),
     };
     let projected = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(filtered))?);
-    Ok(Barrier::new(at.clone(), grant.hash, grant.open(), kept, &masked, projected)?.into_plan())
+    Ok(Barrier::new(at.clone(), grant.hash, grant.open(), kept, &masked, projected)?.with_floor(floor).into_plan())
+}
+
+/// The floor of the grant, where a column is at `aggregate`.
+fn floor(scan: &LogicalPlan, at: &TableVersion, fields: &[FieldId], grant: &Grant) -> Result<Option<Floor>> {
+    let only: BTreeSet<FieldId> = grant.columns.iter().filter(|c| c.rung == Rung::Aggregate).map(|c| c.field).collect();
+    let Some(floor) = grant.floor.as_ref().filter(|_| !only.is_empty()) else { return Ok(None) };
+    let Some(i) = fields.iter().position(|f| *f == floor.counting) else {
+        return plan_err!("table `{at}` has no column for its group floor to count");
+    };
+    let counting = (Column::from(scan.schema().qualified_field(i)), floor.counting);
+    Ok(Some(Floor { least: floor.least, only, counting, settled: false }))
 }
 
 type Columns = (Vec<Expr>, Vec<FieldId>, HashSet<FieldId>);
@@ -52,7 +68,8 @@ fn columns(
         };
         let raw = Expr::Column(Column::from((qualifier, field)));
         let shown = match (granted.rung, &granted.mask) {
-            (Rung::None | Rung::Aggregate, _) if enforce!("govern.columns", true) => continue,
+            (Rung::None, _) if enforce!("govern.columns", true) => continue,
+            (Rung::Aggregate, _) if enforce!("govern.columns", grant.floor.is_none()) => continue,
             (Rung::Redact | Rung::Token | Rung::Partial, Some(how)) if enforce!("govern.masks", true) => {
                 let by = granted.policies.first().map_or("", String::as_str);
                 let masked = mask::expression(how, raw, field.data_type(), keys)?;

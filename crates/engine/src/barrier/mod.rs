@@ -9,6 +9,7 @@
 //! 4. `exec`: `BarrierExec`, which stops statistics, limits, orders and error texts.
 //! 5. `check`: looks at the finished plan, after every physical rule, and refuses it where any of this failed.
 //! 6. `explain`: plans as text that end at each barrier.
+//! 7. `floor`: groups with too few members, of columns that may only be aggregated.
 //!
 //! Known and documented, not closed: time, and how much a scan could prune; how many partitions the files below a
 //! barrier make.
@@ -16,6 +17,7 @@
 mod check;
 mod exec;
 mod explain;
+mod floor;
 mod leakproof;
 mod planner;
 mod rules;
@@ -38,6 +40,7 @@ use std::sync::Arc;
 /// It replaces both, so it comes after anything else that sets them. Storage is read only under the [`Decisions`] that
 /// the session's config carries as an extension; without them, under none.
 pub fn barrier_session_state(base: SessionStateBuilder) -> SessionStateBuilder {
-    let planner = Arc::new(BarrierQueryPlanner::new(vec![Arc::new(crate::asof::AsOfPlanner)]));
+    let planner =
+        Arc::new(BarrierQueryPlanner::new(vec![Arc::new(floor::FloorPlanner), Arc::new(crate::asof::AsOfPlanner)]));
     base.with_optimizer_rules(optimizer_rules()).with_query_planner(planner)
 }

@@ -137,6 +137,9 @@ fn check_scans(plan: &LogicalPlan, above: usize, lent: bool) -> Result<()> {
         };
     }
     let barrier = Barrier::of_plan(plan);
+    if let Some(barrier) = barrier.filter(|b| enforce!("floor.settled", !b.is_settled())) {
+        return plan_err!("table `{}` is read around its group floor", barrier.at().name);
+    }
     let above = above + usize::from(barrier.is_some());
     let lent = lent || barrier.is_some_and(|b| !b.open());
     plan.apply_subqueries(|subquery| check_scans(subquery, 0, lent).map(|()| TreeNodeRecursion::Continue))?;

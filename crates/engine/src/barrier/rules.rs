@@ -6,7 +6,7 @@
 //! below, all others stay. It works because `PushDownFilter` moves a filter past one node per call.
 
 use super::leakproof;
-use custody_policy::{Barrier, enforce};
+use custody_policy::{Barrier, FlooredGroups, enforce};
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
@@ -44,6 +44,7 @@ impl OptimizerRule for BarrierPushDown {
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         match closed_barrier_below(&plan) {
             Some(_) if enforce!("push.guarded", true) => meet(plan),
+            None if enforce!("push.floors", floor_below(&plan)) => Ok(Transformed::no(plan)),
             _ => self.inner.rewrite(plan, config),
         }
     }
@@ -55,6 +56,14 @@ fn closed_barrier_below(plan: &LogicalPlan) -> Option<&Barrier> {
     match filter.input.as_ref() {
         LogicalPlan::Filter(_) => closed_barrier_below(&filter.input),
         other => Barrier::of_plan(other).filter(|b| !b.open()),
+    }
+}
+
+/// Whether a group floor is directly below a filter: one without columns would sink to the rows that it counts.
+fn floor_below(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Filter(filter) => floor_below(&filter.input),
+        other => FlooredGroups::of_plan(other).is_some(),
     }
 }
 

@@ -4,6 +4,7 @@ use super::ENGINE_VERSION;
 use crate::problem::from_datafusion;
 use custody_dialect::AsOfJoin;
 use custody_model::{DatasetDefinition, Hash, InputRef, Problem};
+use custody_policy::FlooredGroups;
 use datafusion::logical_expr::LogicalPlan;
 use sha3::{Digest, Sha3_256};
 
@@ -48,7 +49,11 @@ pub(super) fn plan_text(plan: &LogicalPlan) -> Result<String, Problem> {
     let mut text = String::new();
     plan.apply_with_subqueries(|node| {
         match node {
-            LogicalPlan::Extension(e) if AsOfJoin::of(e.node.as_ref()).is_none() => text.push_str("node\n"),
+            LogicalPlan::Extension(e)
+                if AsOfJoin::of(e.node.as_ref()).is_none() && FlooredGroups::of(e.node.as_ref()).is_none() =>
+            {
+                text.push_str("node\n");
+            }
             other => text.push_str(&format!("{}\n", other.display())),
         }
         Ok(TreeNodeRecursion::Continue)

@@ -14,3 +14,8 @@ CREATE MASK PARAMETERS FOR clinical (partial = bucket(10));
 CREATE ROW SET eu ON raw.patients AS region = 'eu';
 CREATE ROW SET all_regions ON raw.patients AS TRUE;
 CREATE GUARD consented ON raw.patients AS consent IS TRUE;
+CREATE CLASSIFICATION counted;
+TAG COLUMN raw.cohort.hba1c, raw.cohort.score AS counted;
+CREATE CLASSIFICATION grouping;
+TAG COLUMN raw.cohort.id, raw.cohort.region, raw.cohort.sex, raw.cohort.seen AS grouping;
+CREATE GROUP FLOOR 3 ON raw.cohort COUNTING person;

@@ -9,3 +9,5 @@ CREATE SOURCE raw.visits (id BIGINT NOT NULL, kind VARCHAR, cost BIGINT, seen TI
   EVENT TIME seen;
 CREATE SOURCE raw.staff (id BIGINT NOT NULL, name VARCHAR, seen TIMESTAMP NOT NULL) FROM CSV 'raw/staff' ENTITY person (id)
   EVENT TIME seen;
+CREATE SOURCE raw.cohort (id BIGINT NOT NULL, person BIGINT, region VARCHAR, sex VARCHAR, hba1c BIGINT, score DOUBLE,
+                          seen TIMESTAMP NOT NULL) FROM CSV 'raw/cohort' ENTITY person (id) EVENT TIME seen;

@@ -12,7 +12,7 @@ use custody_model::{
     Authentication, ControlSeq, DatasetId, DatasetName, FieldId, Hash, Principal, Purpose, Rung, Subject, TableVersion,
 };
 use custody_policy::{
-    Barrier, Bundle, ColumnFacts, Grant, TableFacts, Tables, TokenKeys, decide, govern, mask::hmac_sha3_256,
+    Barrier, Bundle, ColumnFacts, Grant, TableFacts, Tables, TokenKeys, decide, floor, govern, mask::hmac_sha3_256,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -254,7 +254,7 @@ impl Databases {
 }
 
 async fn logical(state: &SessionState, sql: &str, values: &[ScalarValue]) -> Result<LogicalPlan> {
-    let plan = state.create_logical_plan(sql).await?;
+    let plan = floor::settle(state.create_logical_plan(sql).await?)?;
     let plan = if values.is_empty() { plan } else { plan.with_param_values(ParamValues::from(values.to_vec()))? };
     state.optimize(&plan)
 }
@@ -436,6 +436,7 @@ fn grants(t: &Policy, m: &Policy) -> BTreeMap<&'static str, Grant> {
         for ((column, _), shown) in COLUMNS.iter().zip(&policy.shown) {
             let (rung, parameters) = match shown {
                 Shown::None => continue,
+                Shown::Counted => ("aggregate", None),
                 Shown::Raw => ("raw", None),
                 Shown::Null => ("redact", Some("null".to_string())),
                 Shown::Const(v) => ("redact", Some(format!("const({})", v.sql()))),
@@ -455,6 +456,9 @@ fn grants(t: &Policy, m: &Policy) -> BTreeMap<&'static str, Grant> {
                     writeln!(sql, "CREATE MASK PARAMETERS FOR COLUMN test.{name}.{column} ({rung} = {parameters});");
             }
         }
+        if policy.shown.contains(&Shown::Counted) {
+            let _ = writeln!(sql, "CREATE GROUP FLOOR 1000 ON test.{name} COUNTING id;");
+        }
         for (i, set) in policy.sets.iter().enumerate() {
             let _ = writeln!(sql, "CREATE ROW SET s{i} ON test.{name} AS {};", set.sql());
             let _ = writeln!(
@@ -472,7 +476,7 @@ fn grants(t: &Policy, m: &Policy) -> BTreeMap<&'static str, Grant> {
         let grant = decide(&bundle, &subject(), &facts(name));
         assert!(grant.failed.is_empty(), "{:?}", grant.failed);
         if let Some(policy) = policy {
-            let shown: Vec<_> = grant.columns.iter().filter(|c| c.rung > Rung::None).map(|c| &c.name).collect();
+            let shown: Vec<_> = grant.columns.iter().filter(|c| c.rung > Rung::Aggregate).map(|c| &c.name).collect();
             assert!(policy.columns().iter().map(|(n, _)| n).eq(shown), "{grant:?}");
         }
         (name, grant)

@@ -19,6 +19,9 @@ pub(crate) struct Grammar {
     t: Columns,
     m: Columns,
     hidden: Vec<&'static str>,
+    counted: Columns,
+    /// Whether the statement's answer depends on the order in which rows come.
+    pub(crate) by_order: bool,
     /// One partition: rows come in an order.
     ordered: bool,
     values: Vec<ScalarValue>,
@@ -33,11 +36,15 @@ impl Grammar {
     pub(crate) fn new(random: Random, setting: &Setting) -> Self {
         let own = |columns: Vec<(&str, Kind)>| columns.into_iter().map(|(n, k)| (n.to_string(), k)).collect();
         let hidden = COLUMNS.iter().zip(&setting.t.shown).filter(|(_, s)| **s == Shown::None).map(|(c, _)| c.0);
+        let counted = COLUMNS.iter().zip(&setting.t.shown).filter(|(_, s)| **s == Shown::Counted).map(|(c, _)| *c);
+        let counted = own(counted.collect());
         Self {
             random,
             t: own(setting.t.columns()),
             m: own(setting.m.columns()),
             hidden: hidden.collect(),
+            counted,
+            by_order: false,
             ordered: setting.configuration.partitions == 1,
             values: vec![],
             prepared: false,
@@ -50,6 +57,7 @@ impl Grammar {
         self.values.clear();
         self.prepared = self.random.chance(15);
         self.aliases = 0;
+        self.by_order = false;
         let sql = match self.random.below(12) {
             0 => self.recursive(),
             1 => {
@@ -61,12 +69,48 @@ impl Grammar {
                 let p = self.predicate(&scope, 1, 0);
                 format!("WITH x({names}) AS ({inner}) SELECT a.* FROM x a {join} x b ON {on} WHERE {p}")
             }
+            2 | 3 if !self.counted.is_empty() => self.floored(),
             _ => {
                 let (sql, columns) = self.query(2);
                 self.tail(sql, &columns)
             }
         };
         (sql, std::mem::take(&mut self.values))
+    }
+
+    /// Aggregates over columns that no group is large enough for: nothing comes out, whatever the column holds.
+    fn floored(&mut self) -> String {
+        let (column, kind) = self.counted[self.random.below(self.counted.len())].clone();
+        let a = self.alias();
+        let t = self.t.clone();
+        let (c, all) = (format!("{a}.{column}"), scope(&a, &t));
+        let (key_kind, literal) = (self.kind(), self.literal(kind));
+        let key = self.column(&all, key_kind);
+        let compares = !matches!(kind, Kind::Info | Kind::Tags | Kind::Float | Kind::Time | Kind::Bool);
+        let filter = match self.random.below(4) {
+            0 if compares => format!("{c} > {literal}"),
+            1 if compares => {
+                format!("{c} <> {literal} AND {} = {}", self.column(&all, Kind::Text), self.literal(Kind::Text))
+            }
+            2 => format!("{c} IS NOT NULL"),
+            _ => "TRUE".into(),
+        };
+        let number = if kind == Kind::Int { c.clone() } else { self.column(&all, Kind::Int) };
+        let from = format!("FROM t {a} WHERE {filter}");
+        let sql = match self.random.below(5) {
+            0 => format!("SELECT count({c}) AS n {from}"),
+            1 if key.contains('.') => {
+                format!("SELECT {key} AS k, count({c}) AS n, sum({number}) AS s {from} GROUP BY {key}")
+            }
+            2 if !matches!(kind, Kind::Info | Kind::Tags) => format!("SELECT count(*) AS n {from} GROUP BY {c}"),
+            3 => format!("SELECT count(*) AS n, avg({number}) AS m, count({c}) AS o {from} HAVING 1 / 0 > 0"),
+            _ => format!("SELECT count({c}) AS n, corr({number}, {a}.id) AS m {from}"),
+        };
+        match self.random.below(3) {
+            0 => format!("SELECT u.id, x.n FROM u, ({sql}) x"),
+            1 => format!("SELECT id FROM u WHERE id > (SELECT max(n) FROM ({sql}))"),
+            _ => sql,
+        }
     }
 
     /// ORDER BY and LIMIT around a query.
@@ -79,8 +123,14 @@ impl Grammar {
             0 if sortable => format!("SELECT * FROM ({sql}) ORDER BY 1{direction}, {all} LIMIT {k}"),
             1 if sortable => format!("SELECT * FROM ({sql}) ORDER BY {all} LIMIT {k} OFFSET {}", k / 2),
             2 => format!("SELECT count(*) FROM ({sql} LIMIT {k})"),
-            3 if self.ordered => format!("{sql} LIMIT {k}"),
-            4 if self.ordered && sortable => format!("SELECT * FROM ({sql}) ORDER BY 1{direction} LIMIT {k}"),
+            3 if self.ordered => {
+                self.by_order = true;
+                format!("{sql} LIMIT {k}")
+            }
+            4 if self.ordered && sortable => {
+                self.by_order = true;
+                format!("SELECT * FROM ({sql}) ORDER BY 1{direction} LIMIT {k}")
+            }
             _ => sql,
         }
     }
@@ -173,7 +223,9 @@ impl Grammar {
         let (n, s) = (self.expression(scope, Kind::Int, 1), self.expression(scope, Kind::Text, 1));
         let d = self.column(scope, Kind::Date);
         let k = self.random.below(8);
-        let (aggregate, kind) = match self.random.below(11) {
+        let drawn = self.random.below(11);
+        self.by_order |= self.ordered && matches!(drawn, 8 | 9);
+        let (aggregate, kind) = match drawn {
             0 => (format!("sum({n})"), Kind::Int),
             1 => (format!("min({n})"), Kind::Int),
             2 => (format!("max({s})"), Kind::Text),
@@ -212,7 +264,9 @@ impl Grammar {
         let (c, n) = (self.column(scope, kind), self.expression(scope, Kind::Int, 1));
         let (by, order) = (self.column(scope, Kind::Text), self.column(scope, Kind::Int));
         let partition = if self.random.chance(60) { format!("PARTITION BY {by} ") } else { String::new() };
-        let (function, frame) = match self.random.below(if self.ordered { 9 } else { 4 }) {
+        let drawn = self.random.below(if self.ordered { 9 } else { 4 });
+        self.by_order |= drawn >= 4;
+        let (function, frame) = match drawn {
             0 => ("rank()".into(), ""),
             1 => ("dense_rank()".into(), ""),
             2 => (format!("sum({n})"), ""),

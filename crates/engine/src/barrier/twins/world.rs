@@ -64,6 +64,8 @@ pub(crate) type Row = Vec<Value>;
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Shown {
     None,
+    /// In groups only, of more members than there are.
+    Counted,
     Raw,
     Null,
     Const(Value),
@@ -246,7 +248,8 @@ impl Shown {
         let r = random.below(100);
         match kind {
             _ if r < 45 => Self::Raw,
-            _ if r < 53 => Self::None,
+            _ if r < 49 => Self::None,
+            _ if r < 53 => Self::Counted,
             _ if r < 62 => Self::Null,
             Kind::Int if r < 68 => Self::Const(Value::Int(random.below(9) as i64)),
             Kind::Int if r < 80 => Self::Token,
@@ -263,10 +266,15 @@ impl Shown {
         }
     }
 
+    /// Whether rows show it.
+    fn by_row(&self) -> bool {
+        !matches!(self, Self::None | Self::Counted)
+    }
+
     /// The image of a cell.
     fn image(&self, raw: &Value) -> Value {
         match (self, raw) {
-            (Self::None | Self::Null, _) => Value::Null,
+            (Self::None | Self::Counted | Self::Null, _) => Value::Null,
             (Self::Raw, v) => v.clone(),
             (Self::Const(v), _) => v.clone(),
             (_, Value::Null) => Value::Null,
@@ -290,7 +298,7 @@ impl Shown {
         let letters = |n: usize, random: &mut Random| (0..n).map(|_| random.pick(&["x", "7", "Q"])).collect::<String>();
         let (month, day) = (1 + random.below(12) as i64, 1 + random.below(28) as i64);
         match (self, raw) {
-            (Self::None | Self::Null | Self::Const(_), _) => hostile(kind, random),
+            (Self::None | Self::Counted | Self::Null | Self::Const(_), _) => hostile(kind, random),
             (Self::Raw | Self::Token, v) | (_, v @ Value::Null) => v.clone(),
             (Self::First(n), Value::Text(s)) if s.len() >= 2 * n => {
                 let more = random.below(4);
@@ -395,7 +403,7 @@ impl Policy {
     /// What the subject may see, in order.
     pub(crate) fn image(&self, rows: &[Row]) -> Vec<Row> {
         let image = |row: &Row| {
-            let cells = self.shown.iter().zip(row).filter(|(s, _)| **s != Shown::None);
+            let cells = self.shown.iter().zip(row).filter(|(s, _)| s.by_row());
             cells.map(|(shown, raw)| shown.image(raw)).collect()
         };
         rows.iter().filter(|r| self.passes(r)).map(image).collect()
@@ -403,7 +411,7 @@ impl Policy {
 
     /// The columns that the subject may see.
     pub(crate) fn columns(&self) -> Vec<(&'static str, Kind)> {
-        COLUMNS.iter().zip(&self.shown).filter(|(_, s)| **s != Shown::None).map(|(c, _)| *c).collect()
+        COLUMNS.iter().zip(&self.shown).filter(|(_, s)| s.by_row()).map(|(c, _)| *c).collect()
     }
 }
 
