@@ -20,6 +20,7 @@ mod entries;
 mod explain;
 mod functions;
 mod governed;
+mod information_schema;
 mod keys;
 mod listing;
 #[cfg(test)]

@@ -221,6 +221,8 @@ async fn told(warehouse: &Warehouse) -> String {
         "SELECT dataset FROM system.catalog.datasets",
         "SELECT dataset, column_name FROM system.catalog.columns",
         "SELECT * FROM system.catalog.versions",
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'raw'",
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'raw'",
         "SELECT * FROM system.policy.row_sets",
         "SELECT count(*) FROM system.access.audit WHERE principal = 'engineer'",
     ] {

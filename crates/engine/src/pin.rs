@@ -4,7 +4,7 @@
 //! exist and one that the subject may not see give the same answer.
 
 use crate::{
-    Engine,
+    Engine, information_schema,
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
 };
@@ -96,6 +96,9 @@ impl Session {
     pub(crate) async fn pin_name(&self, name: &DatasetName, pin: Pin) -> Result<PinnedTable, Problem> {
         if name.is_system() {
             return self.pin_system(name, pin);
+        }
+        if name.schema() == information_schema::SCHEMA {
+            return self.pin_information_schema(name, pin);
         }
         let Some(found) = self.find(name, pin) else {
             let catalog = self.catalog();

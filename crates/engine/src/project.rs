@@ -138,7 +138,12 @@ impl Project {
                     .help(format!("name it `{schema}.{}`", name.name()));
             return Err(place(problem, &self.files));
         }
-        if wanted.is_none() && matches!(name.schema(), "features" | "training" | "draft" | "quarantine" | "system") {
+        if wanted.is_none()
+            && matches!(
+                name.schema(),
+                "features" | "training" | "draft" | "quarantine" | "system" | "information_schema"
+            )
+        {
             let problem = Problem::new(1112, format!("schema `{}` is reserved", name.schema()));
             return Err(place(problem, &self.files));
         }

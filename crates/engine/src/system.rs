@@ -180,7 +180,7 @@ impl Session {
 
     /// Rows and values of a system table are chosen for the viewer as they are made, so the grant over them is open;
     /// its hash says who they were made for.
-    fn system_grant(&self, definition: &custody_model::DatasetDefinition) -> Grant {
+    pub(crate) fn system_grant(&self, definition: &custody_model::DatasetDefinition) -> Grant {
         let mut hasher = Sha3_256::new();
         for part in [
             b"custody system grant v1".as_slice(),

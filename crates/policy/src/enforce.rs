@@ -44,6 +44,8 @@ pub const IDS: &[&str] = &[
     "govern.masks",
     "govern.nothing",
     "govern.sets",
+    "information.columns",
+    "information.tables",
     "leakproof.columns",
     "leakproof.conjuncts",
     "listing.columns",
