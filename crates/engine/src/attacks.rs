@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod mutations;
+
 use crate::{Choice, Engine, Project, PublishOptions, ReadRequest, Settings, audit::WriterChoice, clock::SystemClock};
 use custody_model::{Authentication, Principal, Problem, Purpose, Subject, WallNanos};
 use datafusion::arrow::{

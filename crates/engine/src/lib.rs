@@ -20,11 +20,8 @@ mod entries;
 mod explain;
 mod functions;
 mod governed;
-mod information_schema;
 mod keys;
 mod listing;
-#[cfg(test)]
-mod mutations;
 mod outbox;
 mod pin;
 mod plan;

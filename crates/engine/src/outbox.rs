@@ -14,7 +14,6 @@ use custody_model::{
     Rung, Seq, Verb, WriterId,
 };
 use custody_openlineage::{Known, Names};
-use custody_policy::enforce;
 use custody_system_tables::Snapshot;
 use sha3::{Digest, Sha3_256};
 use std::{
@@ -121,17 +120,13 @@ impl Names for Seen<'_> {
         let catalog = self.snapshot.catalog();
         let version = catalog.version_made_at(made_at).filter(|v| v.table.dataset == dataset)?;
         let grant = self.sees.grant(made_at)?;
-        let columns: BTreeSet<FieldId> = grant
-            .columns
-            .iter()
-            .filter(|c| !enforce!("outbox.columns", c.rung == Rung::None))
-            .map(|c| c.field)
-            .collect();
+        let columns: BTreeSet<FieldId> =
+            grant.columns.iter().filter(|c| c.rung > Rung::None).map(|c| c.field).collect();
         let mut definition = version.definition().clone();
         definition.name = catalog.dataset_by_id(dataset)?.name().clone();
         let known =
             Known { definition: Arc::new(definition), version: version.table.version, columns, open: grant.open() };
-        (!enforce!("outbox.visible", !grant.visible())).then_some(known)
+        grant.visible().then_some(known)
     }
 
     fn lineage(&self, made_at: ControlSeq) -> Option<LineageRecord> {

@@ -4,7 +4,7 @@
 //! exist and one that the subject may not see give the same answer.
 
 use crate::{
-    Engine, information_schema,
+    Engine,
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
 };
@@ -97,7 +97,7 @@ impl Session {
         if name.is_system() {
             return self.pin_system(name, pin);
         }
-        if name.schema() == information_schema::SCHEMA {
+        if name.schema() == crate::system::information_schema::SCHEMA {
             return self.pin_information_schema(name, pin);
         }
         let Some(found) = self.find(name, pin) else {

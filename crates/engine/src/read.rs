@@ -21,7 +21,6 @@ use crate::{
 };
 use custody_ledger::AuditReceipt;
 use custody_model::{EntryRef, Hash, Outcome, Problem};
-use custody_policy::enforce;
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
     execution::SendableRecordBatchStream,
@@ -51,7 +50,7 @@ impl Session {
             Err(refused) => return Err(self.denied(&request, &[], refused).await),
         };
         if let Some(promised) = promised
-            && enforce!("read.promised", !statement.pinned.iter().map(|t| &t.grant.hash).eq(promised))
+            && !statement.pinned.iter().map(|t| &t.grant.hash).eq(promised)
         {
             let changed = Problem::new(3301, "grant changed since the ticket was issued").help("ask for a new ticket");
             return Err(self.denied(&request, &statement.pinned, changed).await);
@@ -95,7 +94,7 @@ impl Session {
 ///
 /// Fails where the receipt was earned by another plan.
 pub(crate) fn execute(plan: GovernedPlan, receipt: AuditReceipt) -> Result<SendableRecordBatchStream, Problem> {
-    if enforce!("read.receipt", receipt.plan() != Some(plan.fingerprint())) {
+    if receipt.plan() != Some(plan.fingerprint()) {
         return Err(Problem::bug("receipt belongs to another plan"));
     }
     let (physical, context) = plan.into_parts();

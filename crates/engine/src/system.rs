@@ -3,6 +3,8 @@
 //! What holds here: a statement's system tables all show one position, the watermark frozen when it was pinned; the
 //! rows are those that the subject may see, chosen beneath the barrier.
 
+pub(crate) mod information_schema;
+
 use crate::{
     Engine,
     pin::{PinnedTable, all_classes, facts, not_found, present},

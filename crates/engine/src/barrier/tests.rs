@@ -1,7 +1,7 @@
 //! The barrier is proved here and in `twins`, since everything rests on it.
 //!
 //! - `adversarial`: the statements of `adversarial.sql`, each against a stored copy of what the reader may see.
-//! - `a_missing_line_is_seen`: lines that enforce something, switched off one by one, let these fail. `../mutations.rs` does
+//! - `a_missing_line_is_seen`: lines that enforce something, switched off one by one, let these fail. `../attacks/mutations.rs` does
 //!   so for the ids outside the barrier, and knows that there are no others.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
