@@ -292,7 +292,7 @@ pub(crate) enum PolicyCommand {
         #[arg(long, default_value = "30d")]
         replay: String,
     },
-    /// What a stand-in would get of a dataset, by the active policies.
+    /// What a stand-in would get of a dataset, by the active policies or by earlier ones.
     Decide {
         /// `raw.patients`
         dataset: String,
@@ -305,6 +305,9 @@ pub(crate) enum PolicyCommand {
         /// Attribute claims, `region=eu`.
         #[arg(long, value_name = "K=V")]
         attr: Vec<String>,
+        /// By an earlier bundle: its epoch, or an entry `writer/seq`, whose catalog counts too.
+        #[arg(long, value_name = "EPOCH|ENTRY")]
+        at: Option<String>,
     },
 }
 

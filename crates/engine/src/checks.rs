@@ -1,5 +1,10 @@
 //! Checks of what is stored: a version against the ledger, the ledger against itself and outside memory.
 
+mod as_of;
+
+pub use as_of::Decided;
+pub(crate) use as_of::no_epoch;
+
 use crate::{
     audit::FolderSource,
     clock::Clock,
@@ -7,16 +12,13 @@ use crate::{
     session::Session,
 };
 use custody_ledger::verify::{Kept, Mirror, Outside, Report, TrustPolicy, keep, verify};
-use custody_model::{DatasetName, Pin, Problem, Rung, Subject, TableVersion};
+use custody_model::{DatasetName, Pin, Problem, TableVersion};
 use custody_policy::enforce;
 use custody_store::{Depth, Place};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-
-/// By column: name, rung, policies; then what decides the rows.
-pub type Decided = (Vec<(String, Rung, String)>, String);
 
 impl Session {
     /// Compares a version's files with the ledger; `deep` decodes them and recomputes the content root. Gives what
@@ -63,28 +65,6 @@ impl Session {
         findings
             .extend(found_files.iter().filter(|f| f.kind.is_damage()).map(|f| format!("{}: {}", f.path, f.message)));
         Ok((found.at, findings))
-    }
-
-    /// What another subject would get of a dataset; none where it would not be found. For those who see it themselves.
-    pub async fn decide_for(&self, name: &DatasetName, subject: &Subject) -> Result<Option<Decided>, Problem> {
-        self.engine.refresh().await?;
-        let found = self.find(name, Pin::Newest).ok_or_else(|| not_found(name))?;
-        if enforce!("checks.decide", !self.decide(&found.definition, &found.labels)?.visible()) {
-            return Err(not_found(name));
-        }
-        self.record_metadata(&format!("decide {name}")).await?;
-        let other = self.engine.session(subject.clone());
-        let grant = other.decide(&found.definition, &found.labels)?;
-        if !grant.visible() {
-            return Ok(None);
-        }
-        let columns = grant.columns.iter().map(|c| (c.name.clone(), c.rung, c.policies.join(", "))).collect();
-        let rows = match &grant.rows {
-            custody_policy::RowGrant::All => "all".to_string(),
-            custody_policy::RowGrant::Nothing => "none".to_string(),
-            custody_policy::RowGrant::Where(_) => grant.row_sets().join(", "),
-        };
-        Ok(Some((columns, rows)))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{
     Engine,
+    checks::no_epoch,
     engine::CatalogTables,
     pin::{all_classes, facts, present},
     project::Project,
@@ -55,10 +56,9 @@ impl Session {
         let catalog = self.engine.catalog();
         let chosen = async |choice: &Choice| match choice {
             Choice::Project => self.check_policies(project).await,
-            Choice::Epoch(epoch) => self.engine.bundle_of(&catalog, |e| e.record.epoch == *epoch)?.ok_or_else(|| {
-                Problem::new(6005, format!("no bundle has epoch {epoch}"))
-                    .help("SELECT epoch, policy_hash FROM system.policy.bundles lists them")
-            }),
+            Choice::Epoch(epoch) => {
+                self.engine.bundle_of(&catalog, |e| e.record.epoch == *epoch)?.ok_or_else(|| no_epoch(*epoch))
+            }
         };
         let (old, new) = (chosen(old).await?, chosen(new).await?);
         self.record_metadata(&format!("replay {} {}", old.hash(), new.hash())).await?;

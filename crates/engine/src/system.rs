@@ -151,7 +151,11 @@ impl Session {
         let viewer =
             Viewer { principal: self.subject.principal.clone(), roles: self.roles(), ticket: None, sees: &sees };
         let batches = snapshot
-            .batches(name, &viewer, &EngineFacts { session: self, catalog: &catalog, rows: self.policy_rows(&catalog) })
+            .batches(
+                name,
+                &viewer,
+                &EngineFacts { session: self, catalog: &catalog, rows: self.policy_rows(&catalog)? },
+            )
             .map_err(|e| unreadable(&e))?;
         let at = TableVersion {
             dataset: table.definition.id,
@@ -221,10 +225,17 @@ impl Session {
         }
     }
 
-    fn policy_rows(&self, catalog: &Catalog) -> PolicyRows {
-        let Some(bundle) = self.engine.bundle() else { return PolicyRows::default() };
+    /// What the bundle says that is active in this catalog.
+    fn policy_rows(&self, catalog: &Catalog) -> Result<PolicyRows, Problem> {
+        let Some(hash) = catalog.bundle().map(|b| b.record.hash) else { return Ok(PolicyRows::default()) };
+        let active = self.engine.bundle().filter(|b| b.hash() == hash);
+        let earlier = match active {
+            Some(_) => None,
+            None => self.engine.bundle_of(catalog, |e| e.record.hash == hash)?,
+        };
+        let Some(bundle) = active.as_deref().or(earlier.as_ref()) else { return Ok(PolicyRows::default()) };
         let id = |name: &DatasetName| catalog.dataset(name).map(Dataset::id);
-        PolicyRows {
+        Ok(PolicyRows {
             policies: bundle
                 .policies()
                 .iter()
@@ -251,7 +262,7 @@ impl Session {
                     Some(TagRow { dataset: dataset.id(), field: column.field, class: t.class.0.clone() })
                 })
                 .collect(),
-        }
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     digest::Digest,
     grant::Mask,
     mask,
-    place::{Fault, Place},
+    place::{Fault, NAME, Place},
     rows::{self, Bound, Literal, Name, RowExpr},
 };
 use arrow_schema::DataType;
@@ -466,7 +466,8 @@ impl<'a> Loader<'a> {
             if let What::Classification { name, under } = &statement.what {
                 let parents = under.iter().map(ddl::class).collect();
                 if self.bundle.parents.insert(ddl::class(name), parents).is_some() {
-                    self.report(*file, Fault::conflict(format!("class `{}` is declared twice", name.text), name.at));
+                    let fault = Fault::conflict(format!("class `{}` is declared twice", name.text), name.at);
+                    self.report(*file, fault.help("keep one; UNDER takes several classes"));
                 }
             }
         }
@@ -487,7 +488,8 @@ impl<'a> Loader<'a> {
                 }
                 if cyclic {
                     let message = format!("class `{}` is UNDER itself", name.text);
-                    self.report(*file, Fault::conflict(message, statement.at));
+                    let fault = Fault::conflict(message, statement.at).help("leave one UNDER of the circle out");
+                    self.report(*file, fault);
                 }
                 self.bundle.closures.insert(class, closure);
             }
@@ -535,14 +537,19 @@ impl<'a> Loader<'a> {
         if let Some((_, _, data_type)) = bound.iter().find(|(_, name, _)| *name == column.text) {
             return Some(Some(data_type.clone()));
         }
-        let names = bound.iter().map(|(_, n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", ");
         let fault = Fault::name(format!("column `{}` of `{table}` not found", column.text), column.at)
-            .help(format!("its columns are {names}"));
+            .help(self.columns_of(table));
         self.report(file, fault);
         None
     }
 
+    fn columns_of(&self, table: &DatasetName) -> String {
+        let bound = self.bundle.tables.get(table).into_iter().flat_map(|t| t.bound.iter().flatten());
+        format!("its columns are {}", bound.map(|(_, n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", "))
+    }
+
     fn declarations(&mut self, statements: Vec<(usize, Statement)>) {
+        let mut reading = vec![];
         for (file, statement) in statements {
             let Statement { what, text, at } = statement;
             let row = match what {
@@ -555,6 +562,10 @@ impl<'a> Loader<'a> {
                     let id = format!("{}/{}", table.name, name.text);
                     self.row_set(file, guard, &name, &table, expr, text);
                     Some((id, if guard { "guard" } else { "row_set" }))
+                }
+                What::Reading { guard, name, table, reads, at } => {
+                    reading.push((file, guard, name, table, reads, at));
+                    None
                 }
                 What::MaskParameters { of, masks } => Some((self.mask_parameters(file, of, masks), "mask")),
                 What::GroupFloor { least, table, counting } => {
@@ -579,6 +590,30 @@ impl<'a> Loader<'a> {
             };
             self.bundle.rows.extend(row.map(|(id, kind)| PolicyRow { id, kind, text }));
         }
+        self.reading(reading);
+    }
+
+    /// Refuses row sets that read other tables: one whose table has row sets of its own would read in a circle, and
+    /// the others are not there yet.
+    fn reading(&mut self, sets: Vec<(usize, bool, Name, TableName, Vec<String>, Place)>) {
+        let having: BTreeSet<String> = self
+            .bundle
+            .tables
+            .iter()
+            .filter(|(_, table)| !table.row_sets.is_empty() || !table.guards.is_empty())
+            .map(|(name, _)| name.to_string())
+            .chain(sets.iter().map(|(_, _, _, table, ..)| table.name.to_string()))
+            .collect();
+        for (file, guard, name, _, reads, at) in sets {
+            let what = if guard { "guard" } else { "row set" };
+            let fault = match reads.iter().find(|read| having.contains(*read)) {
+                Some(read) => Fault::conflict(format!("{what} `{}` reads `{read}`, which has row sets", name.text), at)
+                    .help("what a row set reads is read as it is, so it may have none itself"),
+                None => Fault::form(format!("{what} `{}` reads another table, which is not supported", name.text), at)
+                    .help("give the entitlement to the subject as an attribute: `region IN (@region)`"),
+            };
+            self.report(file, fault);
+        }
     }
 
     fn tag(&mut self, file: usize, columns: &[ColumnName], classes: &[Name]) {
@@ -598,7 +633,8 @@ impl<'a> Loader<'a> {
         let policy = self.table_mut(&table.name);
         if policy.row_sets.iter().chain(&policy.guards).any(|s| s.name == name.text) {
             let message = format!("`{}` has two row sets or guards named `{}`", table.name, name.text);
-            return self.report(file, Fault::conflict(message, name.at));
+            let fault = Fault::conflict(message, name.at).help("give one of them another name");
+            return self.report(file, fault);
         }
         let checked = policy.bound.clone().map(|bound| {
             let columns = |column: &str| {
@@ -613,7 +649,13 @@ impl<'a> Loader<'a> {
         } else {
             policy.row_sets.push(set)
         }
-        if let Some(Err(fault)) = checked {
+        if let Some(Err(mut fault)) = checked {
+            if fault.help.is_none() {
+                fault.help = Some(match fault.code {
+                    NAME => self.columns_of(&table.name),
+                    _ => "a literal is written as a value of the column that it meets; nothing is cast".into(),
+                });
+            }
             self.report(file, fault);
         }
     }
@@ -776,7 +818,10 @@ impl<'a> Loader<'a> {
                         Choice::One(mask) if fit(&mask.spec, data_type).is_some() => {}
                         Choice::One(mask) => {
                             let message = format!("{}; `{name}.{column}` is {data_type}", describe(&mask.spec));
-                            faults.push((mask.file, Fault::types(message, mask.at)));
+                            let help = format!(
+                                "leave `{rung}` out, or give this column its own: CREATE MASK PARAMETERS FOR COLUMN {name}.{column}"
+                            );
+                            faults.push((mask.file, Fault::types(message, mask.at).help(help)));
                         }
                         Choice::Disagree(one, other) => {
                             let message = format!("the classes of `{name}.{column}` disagree on `{rung}`");

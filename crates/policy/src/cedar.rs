@@ -125,7 +125,21 @@ fn validation_faults(text: &str, policies: &[FilePolicy], schema: &Schema) -> Ve
     }
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
     let errors = result.validation_errors().map(DetailedError::from);
-    errors.chain(result.validation_warnings().map(DetailedError::from)).map(|e| fault(NAME, text, &e)).collect()
+    let all = errors.chain(result.validation_warnings().map(DetailedError::from));
+    // Cedar checks a policy once for each action and says the same of each, in no order.
+    let mut faults: Vec<Fault> = all
+        .map(|e| {
+            let mut fault = fault(NAME, text, &e);
+            if let Some(cut) = fault.message.rfind(" in context for Action::").or(fault.message.rfind(" for Action::"))
+            {
+                fault.message.truncate(cut);
+            }
+            fault
+        })
+        .collect();
+    faults.sort_by_cached_key(|f| (f.at.map(|at| (at.start, at.end)), f.message.clone()));
+    faults.dedup();
+    faults
 }
 
 fn fault(code: u16, text: &str, error: &DetailedError) -> Fault {
@@ -133,7 +147,10 @@ fn fault(code: u16, text: &str, error: &DetailedError) -> Fault {
     Fault {
         code,
         message: lower(error.message.trim_end_matches('.')),
-        help: error.help.clone(),
+        help: Some(error.help.clone().unwrap_or_else(|| match code {
+            SYNTAX => "docs/policy.md shows what a policy looks like".into(),
+            _ => "docs/policy.md lists what principal, resource and context have, and of which type".into(),
+        })),
         at: spans().next().map(|s| Place::bytes(text, s.loc.start, s.loc.end)),
     }
 }

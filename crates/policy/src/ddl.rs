@@ -7,11 +7,12 @@ use crate::place::{Fault, Place};
 use crate::rows::{self, Literal, Name, RowExpr};
 use custody_model::{Class, DatasetName, DeclassificationTarget, Durability, Part, Rung};
 use sqlparser::{
+    ast::visit_relations,
     dialect::GenericDialect,
     parser::Parser,
     tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer},
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::ControlFlow};
 
 /// The most operators in one statement: the expressions are walked by recursion, here and in the planner.
 const MAX_OPERATORS: usize = 256;
@@ -25,12 +26,42 @@ pub(crate) struct Statement {
 
 /// What a statement says.
 pub(crate) enum What {
-    Classification { name: Name, under: Vec<Name> },
-    Tag { columns: Vec<ColumnName>, classes: Vec<Name> },
-    RowSet { guard: bool, name: Name, table: TableName, expr: RowExpr, text: String },
-    MaskParameters { of: MaskTarget, masks: Vec<(Rung, MaskSpec, Place)> },
-    GroupFloor { least: u64, table: TableName, counting: Name },
-    Durability { durability: Durability, table: TableName },
+    Classification {
+        name: Name,
+        under: Vec<Name>,
+    },
+    Tag {
+        columns: Vec<ColumnName>,
+        classes: Vec<Name>,
+    },
+    RowSet {
+        guard: bool,
+        name: Name,
+        table: TableName,
+        expr: RowExpr,
+        text: String,
+    },
+    /// A row set or guard whose condition reads other tables.
+    Reading {
+        guard: bool,
+        name: Name,
+        table: TableName,
+        reads: Vec<String>,
+        at: Place,
+    },
+    MaskParameters {
+        of: MaskTarget,
+        masks: Vec<(Rung, MaskSpec, Place)>,
+    },
+    GroupFloor {
+        least: u64,
+        table: TableName,
+        counting: Name,
+    },
+    Durability {
+        durability: Durability,
+        table: TableName,
+    },
     Declassification(Declassify),
 }
 
@@ -177,6 +208,14 @@ impl Reader<'_> {
             return Err(Fault::syntax(message, Place::of(rest.span)));
         }
         self.next = self.tokens.len();
+        let mut reads = vec![];
+        let _ = visit_relations(&parsed, |relation| {
+            reads.push(relation.to_string().to_lowercase());
+            ControlFlow::<()>::Continue(())
+        });
+        if !reads.is_empty() {
+            return Ok(What::Reading { guard, name, table, reads, at: Place::of(span) });
+        }
         Ok(What::RowSet { guard, name, table, expr: rows::parse(&parsed)?, text: slice(self.text, span) })
     }
 

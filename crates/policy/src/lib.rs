@@ -26,6 +26,8 @@ pub mod markers;
 pub mod mask;
 mod matrix;
 mod place;
+#[cfg(test)]
+mod properties;
 mod replay;
 mod rows;
 #[cfg(test)]

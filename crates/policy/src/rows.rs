@@ -164,7 +164,7 @@ fn predicate(expr: &ast::Expr, positive: bool) -> Result<RowExpr, Fault> {
             _ => Err(Fault::form("the pattern of LIKE must be a literal text", at)),
         },
         E::Exists { .. } | E::InSubquery { .. } | E::Subquery(_) => {
-            Err(Fault::form("a row set that reads an entitlement table is not supported", at)
+            Err(Fault::form("a row set that reads another table is not supported", at)
                 .help("give the entitlement to the subject as an attribute: `region IN (@region)`"))
         }
         _ => Err(not_allowed(expr, at)),

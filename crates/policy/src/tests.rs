@@ -398,8 +398,9 @@ fn refuses_cedar_that_could_mislead() {
     check(
         "permit (principal, action in Action::\"up_to_raw\" resource);",
         expect![[r#"
-        C1601 policies/p.cedar 1:50-1:58: unexpected token `resource`
-    "#]],
+            C1601 policies/p.cedar 1:50-1:58: unexpected token `resource`
+                help: docs/policy.md shows what a policy looks like
+        "#]],
     );
     check(
         "permit (principal, action in Action::\"up_to_raw\", resource) when { principal.nmae == \"x\" };",
@@ -483,6 +484,7 @@ fn refuses_cedar_that_could_mislead() {
             C1602 policies/p.cedar 1:1-1:89: for policy `p.policy0`, unable to find an applicable action given the policy scope constraints
                 help: try replacing `==` with `in` in the resource clause
             C1602 policies/p.cedar 1:1-1:89: for policy `p.policy0`, policy is impossible: the policy expression evaluates to false for all valid requests
+                help: docs/policy.md lists what principal, resource and context have, and of which type
         "#]],
     );
     check(
@@ -530,38 +532,44 @@ fn refuses_sql_that_is_not_total_typed_and_closed() {
     row_set(
         "regio = 'eu'",
         expect![[r#"
-        C1602 policies/p.sql 1:40-1:45: column `regio` not found
-    "#]],
+            C1602 policies/p.sql 1:40-1:45: column `regio` not found
+                help: its columns are `patient_id`, `mrn`, `birth_date`, `region`, `consent`, `hba1c`
+        "#]],
     );
     row_set(
         "region = 5",
         expect![[r#"
-        C1604 policies/p.sql 1:49-1:50: `5` is not a value of type Utf8
-    "#]],
+            C1604 policies/p.sql 1:49-1:50: `5` is not a value of type Utf8
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "patient_id = 1.5",
         expect![[r#"
-        C1604 policies/p.sql 1:53-1:56: `1.5` is not a value of type Int64
-    "#]],
+            C1604 policies/p.sql 1:53-1:56: `1.5` is not a value of type Int64
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "birth_date > '12 Jan'",
         expect![[r#"
-        C1604 policies/p.sql 1:53-1:61: `12 Jan` is not a value of type Date32
-    "#]],
+            C1604 policies/p.sql 1:53-1:61: `12 Jan` is not a value of type Date32
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "consent = 'true'",
         expect![[r#"
-        C1604 policies/p.sql 1:50-1:56: `true` is not a value of type Boolean
-    "#]],
+            C1604 policies/p.sql 1:50-1:56: `true` is not a value of type Boolean
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "region",
         expect![[r#"
-        C1604 policies/p.sql 1:40-1:46: column `region` is Utf8, not Boolean
-    "#]],
+            C1604 policies/p.sql 1:40-1:46: column `region` is Utf8, not Boolean
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "region = NULL",
@@ -573,8 +581,9 @@ fn refuses_sql_that_is_not_total_typed_and_closed() {
     row_set(
         "region = birth_date",
         expect![[r#"
-        C1604 policies/p.sql 1:40-1:59: columns `region` (Utf8) and `birth_date` (Date32) differ in type
-    "#]],
+            C1604 policies/p.sql 1:40-1:59: columns `region` (Utf8) and `birth_date` (Date32) differ in type
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "region LIKE mrn",
@@ -612,22 +621,40 @@ fn refuses_sql_that_is_not_total_typed_and_closed() {
     row_set(
         "patient_id = @principal",
         expect![[r#"
-        C1604 policies/p.sql 1:53-1:63: `@principal` is text and cannot be compared with Int64
-    "#]],
+            C1604 policies/p.sql 1:53-1:63: `@principal` is text and cannot be compared with Int64
+                help: a literal is written as a value of the column that it meets; nothing is cast
+        "#]],
     );
     row_set(
         "EXISTS (SELECT 1 FROM clinic.access)",
         expect![[r#"
-        C1605 policies/p.sql 1:48-1:75: a row set that reads an entitlement table is not supported
-            help: give the entitlement to the subject as an attribute: `region IN (@region)`
-    "#]],
+            C1605 policies/p.sql 1:40-1:76: row set `r` reads another table, which is not supported
+                help: give the entitlement to the subject as an attribute: `region IN (@region)`
+        "#]],
     );
     row_set(
         "region IN (SELECT region FROM clinic.access)",
         expect![[r#"
-        C1605 policies/p.sql 1:40-1:83: a row set that reads an entitlement table is not supported
-            help: give the entitlement to the subject as an attribute: `region IN (@region)`
+            C1605 policies/p.sql 1:40-1:84: row set `r` reads another table, which is not supported
+                help: give the entitlement to the subject as an attribute: `region IN (@region)`
+        "#]],
+    );
+    row_set(
+        "EXISTS (SELECT 1 FROM clinic.patients p WHERE p.region = region)",
+        expect![[r#"
+        C1603 policies/p.sql 1:40-1:104: row set `r` reads `clinic.patients`, which has row sets
+            help: what a row set reads is read as it is, so it may have none itself
     "#]],
+    );
+    check(
+        "CREATE ROW SET r ON clinic.patients AS region IN (SELECT region FROM clinic.access);
+         CREATE GUARD g ON clinic.access AS region IN (SELECT region FROM clinic.patients)",
+        expect![[r#"
+            C1603 policies/p.sql 1:40-1:84: row set `r` reads `clinic.access`, which has row sets
+                help: what a row set reads is read as it is, so it may have none itself
+            C1603 policies/p.sql 2:45-2:91: guard `g` reads `clinic.patients`, which has row sets
+                help: what a row set reads is read as it is, so it may have none itself
+        "#]],
     );
     row_set(
         "region = 'eu' region",
@@ -645,6 +672,7 @@ fn refuses_sql_that_is_not_total_typed_and_closed() {
         "CREATE ROW SET r ON clinic.patients AS consent; CREATE GUARD r ON clinic.patients AS consent",
         expect![[r#"
             C1603 policies/p.sql 1:62-1:63: `clinic.patients` has two row sets or guards named `r`
+                help: give one of them another name
         "#]],
     );
     check(
@@ -660,30 +688,37 @@ fn refuses_sql_that_is_not_total_typed_and_closed() {
     check(
         "CREATE CLASSIFICATION a UNDER b; CREATE CLASSIFICATION b UNDER a; CREATE CLASSIFICATION pii",
         expect![[r#"
-        C1603 policies/p.sql 1:1-1:32: class `a` is UNDER itself
-        C1603 policies/p.sql 1:34-1:65: class `b` is UNDER itself
-        C1603 policies/z.sql 1:23-1:26: class `pii` is declared twice
-    "#]],
+            C1603 policies/p.sql 1:1-1:32: class `a` is UNDER itself
+                help: leave one UNDER of the circle out
+            C1603 policies/p.sql 1:34-1:65: class `b` is UNDER itself
+                help: leave one UNDER of the circle out
+            C1603 policies/z.sql 1:23-1:26: class `pii` is declared twice
+                help: keep one; UNDER takes several classes
+        "#]],
     );
     check(
         "TAG COLUMN clinic.patients.birth_date AS pii; CREATE MASK PARAMETERS FOR pii (token = hmac(key 'k', domain 'd'))",
         expect![[r#"
             C1604 policies/p.sql 1:87-1:112: `hmac` needs text or Int64; `clinic.patients.birth_date` is Date32
+                help: leave `token` out, or give this column its own: CREATE MASK PARAMETERS FOR COLUMN clinic.patients.birth_date
         "#]],
     );
     check(
         "CREATE MASK PARAMETERS FOR COLUMN clinic.patients.mrn (partial = year, redact = const('x'), redact = const(1))",
         expect![[r#"
             C1604 policies/p.sql 1:66-1:70: `year` needs a date or timestamp; `clinic.patients.mrn` is Utf8
+                help: leave `partial` out, or give this column its own: CREATE MASK PARAMETERS FOR COLUMN clinic.patients.mrn
             C1603 policies/p.sql 1:102-1:110: `redact` of `clinic.patients.mrn` is given twice
             C1604 policies/p.sql 1:102-1:110: `const` needs a literal of the column's type; `clinic.patients.mrn` is Utf8
+                help: leave `redact` out, or give this column its own: CREATE MASK PARAMETERS FOR COLUMN clinic.patients.mrn
         "#]],
     );
     check(
         "CREATE MASK PARAMETERS FOR COLUMN clinic.patients.hba1c (redact = const('x'))",
         expect![[r#"
-        C1604 policies/p.sql 1:67-1:77: `const` needs a literal of the column's type; `clinic.patients.hba1c` is Float64
-    "#]],
+            C1604 policies/p.sql 1:67-1:77: `const` needs a literal of the column's type; `clinic.patients.hba1c` is Float64
+                help: leave `redact` out, or give this column its own: CREATE MASK PARAMETERS FOR COLUMN clinic.patients.hba1c
+        "#]],
     );
     check(
         "TAG COLUMN clinic.patients.mrn AS pii, clinical; CREATE MASK PARAMETERS FOR pii (partial = first(2)); CREATE MASK PARAMETERS FOR clinical (partial = last(2))",

@@ -44,7 +44,9 @@ pub(crate) async fn policy(context: &Context, command: &PolicyCommand, format: O
             }),
             Err(problem) => Err(problem),
         },
-        PolicyCommand::Decide { dataset, role, env, attr } => decide(context, &engine, dataset, role, env, attr).await,
+        PolicyCommand::Decide { dataset, role, env, attr, at } => {
+            decide(context, &engine, dataset, role, env, attr, at.as_deref()).await
+        }
     };
     context.close(&engine).await?;
     done.map_err(|p| Failed::with(p, read_texts(context)))?;
@@ -95,6 +97,7 @@ async fn decide(
     roles: &[String],
     environment: &str,
     attr: &[String],
+    at: Option<&str>,
 ) -> Result<(), Problem> {
     let name = dataset.parse().map_err(|e: BadName| Problem::new(2014, e.to_string()))?;
     let declared = StandIn {
@@ -105,7 +108,7 @@ async fn decide(
     };
     let asker = context.subject()?;
     let subject = crate::context::subject("anybody", &declared, asker.purpose.0.clone(), Authentication::Impersonated);
-    let reach = engine.session(asker).decide_for(&name, &subject).await?;
+    let reach = engine.session(asker).decide_for(&name, &subject, at).await?;
     let Some((columns, rows)) = reach else {
         out(&format!("table `{name}` not found"));
         return Ok(());
