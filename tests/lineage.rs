@@ -184,3 +184,34 @@ fn recorded_expressions_hold_no_literals() {
     let hidden = "SELECT count(expression) AS n FROM system.lineage.columns";
     assert_eq!(world.sql("trainer", hidden), "n\n0\n");
 }
+
+#[test]
+fn what_runs_and_reads_took_from_storage() {
+    let world = World::published();
+    world.sql("trainer", "SELECT count(*) AS n FROM features.lab_trend WHERE id < 40");
+    world.sql("trainer", "SELECT count(*) AS n FROM features.lab_trend WHERE id < 0");
+    let runs = "SELECT r.job, s.dataset, s.version, s.file, s.row_groups, s.row_groups_skipped \
+                FROM system.lineage.scans AS s JOIN system.lineage.runs AS r USING (run_id) ORDER BY 1, 2";
+    expect![[r#"
+        job,dataset,version,file,row_groups,row_groups_skipped
+        features.diagnosis_burden,raw.diagnoses,1,part-0.parquet,1,0
+        features.diagnosis_burden,raw.patients,1,part-0.csv,,0
+        features.lab_trend,raw.labs,1,part-0.parquet,1,0
+        features.patient_profile,raw.patients,1,part-0.csv,,0
+        features.risk_inputs,features.diagnosis_burden,1,part-00000.parquet,1,0
+        features.risk_inputs,features.lab_trend,1,part-00000.parquet,1,0
+        features.risk_inputs,features.patient_profile,1,part-00000.parquet,1,0
+    "#]]
+    .assert_eq(&world.sql("auditor", runs));
+    // A read that needs no file has no fact; the other's stands under its own entry.
+    let reads = "SELECT a.principal, s.dataset, s.rows, s.files, s.row_groups, s.row_groups_skipped \
+                 FROM system.lineage.scans AS s JOIN system.access.audit AS a USING (entry_id) WHERE s.run_id IS NULL";
+    expect![[r#"
+        principal,dataset,rows,files,row_groups,row_groups_skipped
+        trainer,features.lab_trend,939,1,1,0
+    "#]]
+    .assert_eq(&world.sql("auditor", reads));
+    // It tells about values: not for readers who may not look behind the barrier.
+    let hidden = "SELECT count(*) AS n FROM system.lineage.scans";
+    assert_eq!(world.sql("trainer", hidden), "n\n0\n");
+}

@@ -527,7 +527,7 @@ impl OutcomeSlot {
                 micros: u64::try_from(self.began.elapsed().as_micros()).ok(),
                 upper_bound: true,
             },
-            payload: Payload::ReadOutcome(ReadOutcome { code: Some(code.to_string()) }),
+            payload: Payload::ReadOutcome(ReadOutcome { code: Some(code.to_string()), scans: vec![] }),
             ..self.template.clone()
         };
         match encode(&entry) {
@@ -552,7 +552,7 @@ fn outcome_template(intent: &Entry) -> Entry {
         reference: Some(intent.id),
         targets: vec![],
         outcome: Outcome::Failure,
-        payload: Payload::ReadOutcome(ReadOutcome { code: None }),
+        payload: Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }),
         ..intent.clone()
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 use custody_lineage::ColumnUse;
 use custody_model::{
     Actor, ControlSeq, Denied, Entry, EntryId, Hash, Measure, Outcome, Payload, Problem, ReadIntent, ReadOutcome,
-    Reason, Rung, TableVersion, Target, TargetColumn, Verb,
+    Reason, Rung, ScanFact, TableVersion, Target, TargetColumn, Verb,
 };
 use custody_policy::Grant;
 use std::time::Instant;
@@ -85,7 +85,7 @@ impl Session {
         plan: Option<&GovernedPlan>,
     ) -> Result<Entry, Problem> {
         let intent = self.read_intent(request, statement, plan, 0)?;
-        let payload = Payload::Read(intent, ReadOutcome { code: None });
+        let payload = Payload::Read(intent, ReadOutcome { code: None, scans: vec![] });
         let mut entry = self.entry(Verb::Metadata, Outcome::Success, payload);
         entry.control_seq = statement.at;
         entry.targets = targets(&statement.pinned, plan.map_or(&[], |p| p.uses()));
@@ -115,10 +115,11 @@ impl Session {
         outcome: Outcome,
         problem: Option<&Problem>,
         totals: Totals,
+        scans: Vec<ScanFact>,
         began: Instant,
     ) -> Entry {
         let code = problem.map(|p| p.code.to_string());
-        let mut entry = self.entry(Verb::Read, outcome, Payload::ReadOutcome(ReadOutcome { code }));
+        let mut entry = self.entry(Verb::Read, outcome, Payload::ReadOutcome(ReadOutcome { code, scans }));
         entry.measure = totals.measure(began);
         entry
     }

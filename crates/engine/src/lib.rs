@@ -35,6 +35,7 @@ mod read;
 mod relabel;
 mod replay;
 mod replica;
+mod scans;
 mod session;
 mod settings;
 mod split;

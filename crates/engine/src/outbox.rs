@@ -86,7 +86,7 @@ impl Session {
             granted_bytes: events.iter().map(|e| e.len() as u64).sum(),
             prediction: None,
         };
-        let payload = Payload::Read(intent, ReadOutcome { code: None });
+        let payload = Payload::Read(intent, ReadOutcome { code: None, scans: vec![] });
         let mut entry = self.entry(Verb::Export, Outcome::Success, payload);
         entry.measure.rows = Some(events.len() as u64);
         Ok(Some(self.engine.recorder.record(entry).await?.entry))

@@ -142,7 +142,7 @@ impl Session {
             granted_bytes: 0,
             prediction: None,
         };
-        let payload = Payload::Read(intent, ReadOutcome { code: None });
+        let payload = Payload::Read(intent, ReadOutcome { code: None, scans: vec![] });
         self.engine.recorder.record(self.entry(Verb::Metadata, Outcome::Success, payload)).await?;
         Ok(())
     }

@@ -17,14 +17,15 @@ use crate::{
     governed::GovernedPlan,
     pin::Statement,
     problem::from_datafusion,
+    scans::scans,
     session::{ReadRequest, Session},
 };
 use custody_ledger::AuditReceipt;
-use custody_model::{EntryRef, Hash, Outcome, Problem};
+use custody_model::{EntryRef, Hash, Outcome, Problem, ScanFact};
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
     execution::SendableRecordBatchStream,
-    physical_plan::execute_stream,
+    physical_plan::{ExecutionPlan, execute_stream},
 };
 use futures::StreamExt;
 use std::{sync::Arc, time::Instant};
@@ -76,14 +77,15 @@ impl Session {
         let (receipt, slot) = self.engine.recorder.intent(intent).await?;
         let (entry, schema) = (receipt.entry_ref().clone(), plan.schema());
         match execute(plan, receipt) {
-            Ok(stream) => Ok(GovernedRead {
+            Ok(running) => Ok(GovernedRead {
                 schema,
                 entry,
-                body: Body::Rows { stream, slot, granted, wide: granted, began, session: self.clone() },
+                body: Body::Rows { running, slot, granted, wide: granted, began, session: self.clone() },
                 released: Totals::default(),
             }),
             Err(problem) => {
-                slot.close(self.outcome_entry(Outcome::Failure, Some(&problem), Totals::default(), began)).await?;
+                slot.close(self.outcome_entry(Outcome::Failure, Some(&problem), Totals::default(), vec![], began))
+                    .await?;
                 Err(problem)
             }
         }
@@ -93,12 +95,26 @@ impl Session {
 /// The only way to run a plan: what policy governed, under an entry that is durable.
 ///
 /// Fails where the receipt was earned by another plan.
-pub(crate) fn execute(plan: GovernedPlan, receipt: AuditReceipt) -> Result<SendableRecordBatchStream, Problem> {
+pub(crate) fn execute(plan: GovernedPlan, receipt: AuditReceipt) -> Result<Running, Problem> {
     if receipt.plan() != Some(plan.fingerprint()) {
         return Err(Problem::bug("receipt belongs to another plan"));
     }
     let (physical, context) = plan.into_parts();
-    execute_stream(physical, context).map_err(|e| from_datafusion(&e))
+    let stream = execute_stream(Arc::clone(&physical), context).map_err(|e| from_datafusion(&e))?;
+    Ok(Running { stream, physical })
+}
+
+/// A plan that runs.
+pub(crate) struct Running {
+    pub(crate) stream: SendableRecordBatchStream,
+    physical: Arc<dyn ExecutionPlan>,
+}
+
+impl Running {
+    /// What it has taken from storage so far.
+    pub(crate) fn scans(&self) -> Vec<ScanFact> {
+        scans(&self.physical)
+    }
 }
 
 /// What has left so far.
@@ -126,7 +142,7 @@ pub struct GovernedRead {
 enum Body {
     /// Rows from a running plan.
     Rows {
-        stream: SendableRecordBatchStream,
+        running: Running,
         slot: OutcomeSlot,
         /// Bytes that may leave under the entries so far.
         granted: u64,
@@ -166,7 +182,7 @@ impl GovernedRead {
         let next = match &mut self.body {
             Body::Told(batch) => return batch.take().map(Ok),
             Body::Ended => return None,
-            Body::Rows { stream, .. } => stream.next().await?,
+            Body::Rows { running, .. } => running.stream.next().await?,
         };
         match next {
             Ok(batch) => Some(Ok(batch)),
@@ -221,8 +237,9 @@ impl GovernedRead {
 
     async fn end(&mut self, outcome: Outcome, problem: Option<&Problem>) -> Result<(), Problem> {
         match std::mem::replace(&mut self.body, Body::Ended) {
-            Body::Rows { slot, began, session, .. } => {
-                slot.close(session.outcome_entry(outcome, problem, self.released, began)).await?;
+            Body::Rows { running, slot, began, session, .. } => {
+                let outcome = session.outcome_entry(outcome, problem, self.released, running.scans(), began);
+                slot.close(outcome).await?;
                 Ok(())
             }
             Body::Told(_) | Body::Ended => Ok(()),

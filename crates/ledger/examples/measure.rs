@@ -76,7 +76,7 @@ fn entry(n: u64) -> Result<EntryBytes, Failed> {
             granted_bytes: 1 << 26,
             prediction: None,
         }),
-        _ => Payload::ReadOutcome(ReadOutcome { code: None }),
+        _ => Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }),
     };
     let entry = Entry {
         id: id(n),

@@ -265,7 +265,7 @@ pub(crate) fn payloads() -> Vec<Payload> {
     all.extend(RunState::ALL.map(|state| Payload::Run(run(state))));
     let lineage = LineageRecord { identity: hash(7), hash: crate::lineage_hash(&lineage()), lineage: lineage() };
     let bare = ReadIntent { statement: None, lineage_hash: None, prediction: None, ..intent(0) };
-    let ended = |code: Option<&str>| ReadOutcome { code: code.map(str::to_string) };
+    let ended = |code: Option<&str>| ReadOutcome { code: code.map(str::to_string), scans: vec![] };
     let denied = |statement_hash, targets| Denied { code: "C2001".into(), statement_hash, targets, count: 1 };
     let key = |revoke| KeyRecord { epoch: 2, vkey: "w+00000000+AQ==".into(), certificate: vec![1, 2, 3], revoke };
     let writer = WriterId::new("serve").unwrap();
@@ -394,6 +394,9 @@ pub(crate) fn read_goes_on(n: u8, intent: u8, granted: u64) -> EntryBytes {
 }
 
 pub(crate) fn read_ends(n: u8, intent: u8) -> EntryBytes {
-    let entry = Entry { reference: Some(id(intent)), ..bare(n, Payload::ReadOutcome(ReadOutcome { code: None })) };
+    let entry = Entry {
+        reference: Some(id(intent)),
+        ..bare(n, Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }))
+    };
     crate::encode(&entry).unwrap().entry
 }

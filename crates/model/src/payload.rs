@@ -370,6 +370,38 @@ pub struct ReadIntent {
 pub struct ReadOutcome {
     /// `None`: well. Else a problem code, `client_cancelled`, `unknown_crash`, `refused`.
     pub code: Option<String>,
+    /// What it took from storage, one for each scan.
+    pub scans: Vec<ScanFact>,
+}
+
+/// What one scan took from storage.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ScanFact {
+    /// Which dataset.
+    pub dataset: DatasetId,
+    /// Which version; of a Delta source its Delta version.
+    pub version: u64,
+    /// The control position that made it.
+    pub made_at: ControlSeq,
+    /// Rows out of storage, before policy and the statement.
+    pub rows: u64,
+    /// How many files were opened.
+    pub opened: u64,
+    /// Those files by path; of more than 4,096 none.
+    pub files: Vec<ScannedFile>,
+    /// SHA3-256 over path and counts of every file opened, length-prefixed.
+    pub list: Hash,
+}
+
+/// A file that a scan opened.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ScannedFile {
+    /// Below the folder of the version or source.
+    pub path: String,
+    /// Row groups that were read; `None`: the format has none.
+    pub row_groups: Option<u64>,
+    /// Row groups that statistics and filters left out.
+    pub skipped: u64,
 }
 
 /// A request refused, or failed before an intent.

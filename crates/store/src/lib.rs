@@ -19,6 +19,7 @@ mod layout;
 mod manifest;
 mod root;
 mod scan;
+mod scanned;
 mod source;
 mod sweep;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use layout::{Place, Warehouse};
 pub use manifest::{Bounds, DataFile, Manifest};
 pub use root::{BLOCK_ROWS, Block, RootHasher, cell, content_root, schema_hash, sha3};
 pub use scan::{ScanArgs, VersionTable, scan};
+pub use scanned::{Scanned, scanned};
 pub use source::{Allow, SourceFile, SourceFiles, SourceSpec, SourceTable, snapshot_hash};
 pub use sweep::{Depth, Finding, FindingKind, Leftover};
 pub use types::{FIELD_ID, conform, field_id, version_schema, version_type, with_field_id};

@@ -33,6 +33,7 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use read::SourceScan;
 pub use read::SourceTable;
 
 /// The folders that sources may read.

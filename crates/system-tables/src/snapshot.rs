@@ -55,6 +55,7 @@ impl Snapshot {
             Table::LineageColumns => lineage::columns(self, &gate, &mut rows)?,
             Table::Inputs => lineage::inputs(self, &gate, &mut rows)?,
             Table::Hops => lineage::hops(self, &gate, &mut rows)?,
+            Table::Scans => lineage::scans(self, &gate, &mut rows)?,
             Table::Labels => lineage::labels(self, &gate, &mut rows)?,
             Table::Edges | Table::Closure => lineage::edges(self, &gate, &mut rows)?,
             Table::Audit => access::audit(self, &gate, facts, &mut rows)?,

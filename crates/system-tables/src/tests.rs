@@ -290,8 +290,9 @@ fn cli() -> Vec<Arc<StoredEntry>> {
             (3, None, Rung::None),
         ],
     )];
-    c.add_after(3, ann, Verb::Publish, Payload::ReadOutcome(ReadOutcome { code: None }), Some(106)).measure.rows =
-        Some(9);
+    c.add_after(3, ann, Verb::Publish, Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }), Some(106))
+        .measure
+        .rows = Some(9);
     c.add_after(3, ann, Verb::Publish, run(RunState::Written), Some(105));
     let record = LineageRecord { identity: hash(5), hash: hash(8), lineage: lineage() };
     c.add(3, ann, Verb::Publish, Payload::Lineage(record));
@@ -307,7 +308,7 @@ fn serve() -> Vec<Arc<StoredEntry>> {
     let (bob, eve) = (Some("research/bob"), Some("care/eve"));
     let m = |rung| vec![target(trend().id, TREND, &[(2, Some(ColumnRole::Project), rung)])];
     c.add(4, None, Verb::Maintain, Payload::Writer(WriterEvent::Open { incarnation: 3, open: vec![] }));
-    let read = c.add(4, bob, Verb::Read, Payload::Read(intent(), ReadOutcome { code: None }));
+    let read = c.add(4, bob, Verb::Read, Payload::Read(intent(), ReadOutcome { code: None, scans: vec![] }));
     read.targets = m(Rung::Token);
     read.measure = Measure { rows: Some(3), batches: None, bytes: Some(100), micros: Some(50), upper_bound: true };
     let denied = Denied { code: "C4001".into(), statement_hash: None, targets: vec![hash(70)], count: 1 };
@@ -319,11 +320,16 @@ fn serve() -> Vec<Arc<StoredEntry>> {
     read.reason.ticket = Some("INC-1".into());
     let read = c.add(4, eve, Verb::Serve, Payload::ReadIntent(intent()));
     read.targets = m(Rung::Raw);
-    let end = ReadOutcome { code: Some("client_cancelled".into()) };
+    let end = ReadOutcome { code: Some("client_cancelled".into()), scans: vec![] };
     let end = c.add_after(4, eve, Verb::Serve, Payload::ReadOutcome(end), Some(204));
     end.outcome = Outcome::Failure;
     end.measure = Measure { rows: Some(2), batches: Some(1), bytes: Some(64), micros: Some(70), upper_bound: true };
-    let read = c.add(4, Some("investigator/ira"), Verb::Read, Payload::Read(intent(), ReadOutcome { code: None }));
+    let read = c.add(
+        4,
+        Some("investigator/ira"),
+        Verb::Read,
+        Payload::Read(intent(), ReadOutcome { code: None, scans: vec![] }),
+    );
     let audit = system_table(&name("system.access.audit")).unwrap();
     let field = audit.definition.column_named("principal").unwrap().field;
     read.targets = vec![target(
@@ -536,7 +542,8 @@ fn numbers_of_columns_are_frozen() {
         system.ledger.entries 1153+8
         system.ledger.checkpoints 1217+5
         system.ledger.writers 1281+5
-        system.ledger.keys 1345+5"#]]
+        system.ledger.keys 1345+5
+        system.lineage.scans 1665+9"#]]
     .assert_eq(&first.join("\n"));
 }
 

@@ -229,7 +229,7 @@ fn outcome_of(
         outcome,
         reason: Reason::default(),
         measure: Measure { bytes, upper_bound: true, ..Measure::default() },
-        payload: Payload::ReadOutcome(ReadOutcome { code: Some(code.into()) }),
+        payload: Payload::ReadOutcome(ReadOutcome { code: Some(code.into()), scans: vec![] }),
     };
     Ok(encode(&entry)?.entry)
 }

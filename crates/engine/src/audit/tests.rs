@@ -81,7 +81,7 @@ impl Fixture {
     }
 
     fn outcome(&self) -> Entry {
-        self.entry(Payload::ReadOutcome(ReadOutcome { code: None }))
+        self.entry(Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }))
     }
 
     fn control(&self, seq: u64, name: &str) -> Entry {

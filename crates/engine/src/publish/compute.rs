@@ -93,9 +93,9 @@ impl Session {
             }
         }
         let (receipt, slot) = self.engine.recorder.intent(intent).await?;
-        let mut totals = Totals::default();
+        let (mut totals, mut scans) = (Totals::default(), vec![]);
         let staged = async {
-            let mut stream = execute(plan, receipt)?;
+            let mut running = execute(plan, receipt)?;
             let definition = &prepared.definition;
             let shape = Shape {
                 schema: crate::schema_of(definition),
@@ -104,7 +104,7 @@ impl Session {
                 codec: Codec::default(),
             };
             let mut staging = self.engine.store.stage(place, &shape, run).await.map_err(|e| e.problem())?;
-            while let Some(batch) = stream.next().await {
+            while let Some(batch) = running.stream.next().await {
                 let batch = batch.map_err(|e| from_datafusion(&e))?;
                 totals.rows += batch.num_rows() as u64;
                 totals.batches += 1;
@@ -112,11 +112,12 @@ impl Session {
                 staging.write(batch).await.map_err(|e| e.problem())?;
                 tell(Event::Computing { view: prepared.definition.name.clone(), rows: totals.rows });
             }
+            scans = running.scans();
             staging.finish().await.map_err(|e| e.problem())
         }
         .await;
         let outcome = if staged.is_ok() { Outcome::Success } else { Outcome::Failure };
-        slot.close(self.outcome_entry(outcome, staged.as_ref().err(), totals, began)).await?;
+        slot.close(self.outcome_entry(outcome, staged.as_ref().err(), totals, scans, began)).await?;
         staged
     }
 

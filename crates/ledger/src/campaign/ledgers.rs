@@ -91,7 +91,11 @@ impl Making<'_> {
         let (mut chain, recovery) = opened.map_err(|e| format!("{name} does not open: {e}"))?;
         let mut first: Vec<EntryBytes> = std::mem::take(&mut self.owed);
         for open in recovery.open {
-            first.push(self.entry(Payload::ReadOutcome(ReadOutcome { code: None }), Some(open.intent), 0)?);
+            first.push(self.entry(
+                Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }),
+                Some(open.intent),
+                0,
+            )?);
         }
         chain.commit(&first, self.now()).map_err(|e| e.to_string())?;
         Ok(chain)
@@ -178,7 +182,11 @@ impl Making<'_> {
                     if self.random.once_in(2) {
                         read.push(self.entry(Payload::ReadProgress(1 << 27), Some(id), 0)?);
                     }
-                    read.push(self.entry(Payload::ReadOutcome(ReadOutcome { code: None }), Some(id), 0)?);
+                    read.push(self.entry(
+                        Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] }),
+                        Some(id),
+                        0,
+                    )?);
                     read
                 }
                 _ => {

@@ -254,7 +254,7 @@ impl World {
         }
         let mut first = vec![];
         for open in &recovery.open {
-            let payload = Payload::ReadOutcome(ReadOutcome { code: Some("unknown_crash".into()) });
+            let payload = Payload::ReadOutcome(ReadOutcome { code: Some("unknown_crash".into()), scans: vec![] });
             first.push(self.make(payload, Some(open.intent), 0)?);
         }
         let Ok(claims) = self.unappended() else { return Ok(()) };
@@ -404,7 +404,7 @@ impl World {
 
     fn outcome(&mut self, n: usize) -> Checked {
         let (p, intent) = (self.reads[n].process, self.reads[n].intent);
-        let payload = Payload::ReadOutcome(ReadOutcome { code: None });
+        let payload = Payload::ReadOutcome(ReadOutcome { code: None, scans: vec![] });
         let entry = self.make(payload, Some(intent), 0)?;
         self.reads[n].state = State::Ending;
         self.processes[p].queue.push_back(Queued { entry, what: What::Outcome(n) });

@@ -17,8 +17,8 @@ use custody_model::{
     ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName, Denied, DraftRecord, Durability,
     EntryId, FieldId, FileDigest, Hash, HeadRecord, InputRef, KeyRecord, Kind, Lineage, LineageRecord, Measure,
     OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish, Purpose, ReadIntent, ReadOutcome, Reason,
-    Relabelled, RoleSet, RunRecord, RunState, Rung, SealedBox, Seq, SourceKind, SourceSnapshot, Target, TargetColumn,
-    TokenRecord, Verb, ViewRecord, WallNanos, WriterEvent, WriterId,
+    Relabelled, RoleSet, RunRecord, RunState, Rung, ScanFact, ScannedFile, SealedBox, Seq, SourceKind, SourceSnapshot,
+    Target, TargetColumn, TokenRecord, Verb, ViewRecord, WallNanos, WriterEvent, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -507,7 +507,9 @@ record! {
         17 git_commit, 18 git_dirty,
     }
     ReadIntent { 0 statement, 1 statement_hash, 2 lineage_hash, 3 plan, 4 granted_bytes, 5 prediction }
-    ReadOutcome { 0 code }
+    ReadOutcome { 0 code, 1 scans }
+    ScanFact { 0 dataset, 1 version, 2 made_at, 3 rows, 4 opened, 5 files, 6 list }
+    ScannedFile { 0 path, 1 row_groups, 2 skipped }
     Denied { 0 code, 1 statement_hash, 2 targets, 3 count }
     BypassRecord { 0 technique, 1 evidence }
     HeadRecord { 0 writer, 1 incarnation, 2 size, 3 root, 4 frame }

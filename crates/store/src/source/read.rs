@@ -5,7 +5,12 @@
 //! column and never the value.
 
 use super::{SourceFile, SourceFiles, reads_as};
-use crate::{StoreError, Warehouse, scan, sweep::digest, types::version_type};
+use crate::{
+    StoreError, Warehouse, scan,
+    scanned::{self, Groups},
+    sweep::digest,
+    types::version_type,
+};
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array},
     compute::{CastOptions, cast_with_options},
@@ -16,7 +21,7 @@ use arrow::{
 };
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
-use custody_model::SourceKind;
+use custody_model::{ScannedFile, SourceKind};
 use datafusion::{
     catalog::{Session, TableProvider},
     common::tree_node::TreeNodeRecursion,
@@ -46,7 +51,16 @@ use parquet::{
     errors::ParquetError,
     file::metadata::{ParquetMetaData, ParquetMetaDataReader},
 };
-use std::{collections::BTreeSet, fmt, io::Cursor, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    io::Cursor,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Rows in a batch decoded from text.
 const BATCH_ROWS: usize = 8_192;
@@ -303,7 +317,15 @@ impl TableProvider for SourceTable {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Ok(Arc::new(SourceScan { core, columns, schema, predicate, groups, properties: Arc::new(properties) }))
+        Ok(Arc::new(SourceScan {
+            core,
+            columns,
+            schema,
+            predicate,
+            groups,
+            properties: Arc::new(properties),
+            opened: Arc::default(),
+        }))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
@@ -396,15 +418,37 @@ impl Core {
     }
 }
 
+/// What was opened so far: by file, the plans that read Parquet of it.
+type Opened = Mutex<BTreeMap<usize, Vec<Arc<dyn ExecutionPlan>>>>;
+
 /// The leaf that reads a source.
 #[derive(Debug)]
-struct SourceScan {
+pub(crate) struct SourceScan {
     core: Arc<Core>,
     columns: Vec<usize>,
     schema: SchemaRef,
     predicate: Option<Arc<dyn PhysicalExpr>>,
     groups: Vec<Vec<Piece>>,
     properties: Arc<PlanProperties>,
+    opened: Arc<(Opened, AtomicU64)>,
+}
+
+impl SourceScan {
+    /// Rows read, and the files opened so far.
+    pub(crate) fn taken(&self) -> (u64, Vec<ScannedFile>) {
+        let (opened, rows) = self.opened.as_ref();
+        let opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = |(file, plans): (&usize, &Vec<Arc<dyn ExecutionPlan>>)| {
+            let mut groups = Groups::default();
+            for metrics in plans.iter().filter_map(|plan| plan.metrics()) {
+                let mut counted = BTreeMap::new();
+                scanned::count(&metrics, &mut counted);
+                counted.into_values().for_each(|one| groups.add(one));
+            }
+            Some(groups.of(self.core.files.files.get(*file)?.path.clone()))
+        };
+        (rows.load(Ordering::Relaxed), opened.iter().filter_map(file).collect())
+    }
 }
 
 impl DisplayAs for SourceScan {
@@ -459,6 +503,7 @@ impl ExecutionPlan for SourceScan {
             schema: self.schema.clone(),
             predicate: self.predicate.clone(),
             context,
+            opened: self.opened.clone(),
         };
         let rows = futures::stream::iter(pieces)
             .then(move |piece| {
@@ -477,6 +522,7 @@ struct Task {
     schema: SchemaRef,
     predicate: Option<Arc<dyn PhysicalExpr>>,
     context: Arc<TaskContext>,
+    opened: Arc<(Opened, AtomicU64)>,
 }
 
 type Rows = BoxStream<'static, Result<RecordBatch, StoreError>>;
@@ -495,18 +541,21 @@ impl Task {
             .filter(|i| !file.partition.contains_key(self.core.schema.field(*i).name()))
             .collect();
         let reading = self.core.readings[piece.file].clone();
+        let mut plan = None;
         let (rows, counted) = match &reading {
-            Reading::Parquet(schema) => self.parquet(&file, &name, &piece, schema, &stored)?,
+            Reading::Parquet(schema) => self.parquet(&file, &name, &piece, schema, &stored, &mut plan)?,
             Reading::Csv(header) => (self.csv(&file, &name, header, &stored).await?, true),
             Reading::Json => (self.json(&file, &name, &stored).await?, true),
         };
-        let core = self.core.clone();
+        self.opened.0.lock().unwrap_or_else(PoisonError::into_inner).entry(piece.file).or_default().extend(plan);
+        let (core, opened) = (self.core.clone(), self.opened.clone());
         let mut seen = 0u64;
         let (declared_file, declared_name) = (file.clone(), name.clone());
         let declared = rows.map(move |rows| {
             let rows = rows?;
             let first = counted.then_some(seen);
             seen += rows.num_rows() as u64;
+            opened.1.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
             self.declare(&rows, &declared_file, &declared_name, &stored, first)
         });
         let end = futures::stream::once(async move { core.after(&file, &etag).await })
@@ -552,6 +601,7 @@ impl Task {
         piece: &Piece,
         schema: &SchemaRef,
         stored: &[usize],
+        running: &mut Option<Arc<dyn ExecutionPlan>>,
     ) -> Result<(Rows, bool), StoreError> {
         let failed = |name: &str, e: DataFusionError| match e {
             DataFusionError::ParquetError(_) => {
@@ -583,6 +633,7 @@ impl Task {
             .build();
         let plan = DataSourceExec::from_data_source(config);
         let rows = plan.execute(0, self.context.clone()).map_err(|e| failed(name, e))?;
+        *running = Some(plan);
         let name = name.to_string();
         Ok((rows.map_err(move |e| failed(&name, e)).boxed(), counted))
     }

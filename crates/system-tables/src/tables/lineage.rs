@@ -7,8 +7,8 @@ use crate::{
     rows::{Cell, Rows},
 };
 use custody_model::{
-    Atom, ClassSet, DatasetId, DatasetName, EntryId, Lineage, Node, Payload, RunRecord, RunState, StoredEntry,
-    TableVersion,
+    Atom, ClassSet, DatasetId, DatasetName, EntryId, Lineage, Node, Payload, RunRecord, RunState, ScannedFile,
+    StoredEntry, TableVersion, Verb,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -228,6 +228,39 @@ pub(crate) fn hops(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Res
                 Cell::List(from.iter().map(String::as_str).collect()),
                 texts.then_some(&hop.text).into(),
             ])?;
+        }
+    }
+    Ok(())
+}
+
+/// In the order of reads, then by dataset and file. Which files and row groups were read tells about values, so a row
+/// needs `explain_raw` on its dataset, and counts of rows an open grant.
+pub(crate) fn scans(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
+    for slot in snapshot.reads() {
+        let Some(end) = slot.end(&snapshot.chains) else { continue };
+        let Payload::ReadOutcome(outcome) = &end.entry.payload else { continue };
+        let request = &slot.stored.entry;
+        for scan in outcome.scans.iter().filter(|s| gate.texts(s.dataset)) {
+            let Some(name) = snapshot.name(scan.dataset, scan.made_at, 0) else { continue };
+            let counted = snapshot.catalog.version_made_at(scan.made_at).is_some_and(|v| gate.open(&v.table));
+            let run = request.reference.filter(|_| request.verb == Verb::Publish);
+            let mut row = |file: Option<&ScannedFile>| {
+                rows.push([
+                    request.id.into(),
+                    run.into(),
+                    Cell::Show(&name),
+                    scan.version.into(),
+                    scan.opened.into(),
+                    Some(scan.rows).filter(|_| counted).into(),
+                    file.map(|f| &f.path).into(),
+                    file.and_then(|f| f.row_groups).into(),
+                    file.map(|f| f.skipped).into(),
+                ])
+            };
+            match scan.files.as_slice() {
+                [] => row(None)?,
+                files => files.iter().try_for_each(|file| row(Some(file)))?,
+            }
         }
     }
     Ok(())
