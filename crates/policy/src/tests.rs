@@ -481,10 +481,10 @@ fn refuses_cedar_that_could_mislead() {
     check(
         "permit (principal, action in Action::\"up_to_raw\", resource == Table::\"clinic.patients\");",
         expect![[r#"
-            C1602 policies/p.cedar 1:1-1:89: for policy `p.policy0`, unable to find an applicable action given the policy scope constraints
-                help: try replacing `==` with `in` in the resource clause
             C1602 policies/p.cedar 1:1-1:89: for policy `p.policy0`, policy is impossible: the policy expression evaluates to false for all valid requests
                 help: docs/policy.md lists what principal, resource and context have, and of which type
+            C1602 policies/p.cedar 1:1-1:89: for policy `p.policy0`, unable to find an applicable action given the policy scope constraints
+                help: try replacing `==` with `in` in the resource clause
         "#]],
     );
     check(
