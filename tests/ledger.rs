@@ -74,6 +74,87 @@ fn proofs_hold_without_the_warehouse() {
     assert_ne!(told.code, 0);
 }
 
+/// Two administrators erase a principal: its keys are gone, every proof made before and after holds, both verifiers agree.
+#[test]
+fn an_erased_principal_is_unreadable_and_every_proof_holds() {
+    let world = World::published();
+    let path = |name: &str| world.beside(name).to_str().unwrap().to_string();
+    let (kept, key, before, after) = (path("kept"), path("root.key"), path("before.proof"), path("after.proof"));
+    fs::write(&key, world.run(&["ledger", "root-key"]).code(0)).unwrap();
+    world.sql("researcher", "SELECT count(*) AS n FROM features.patient_profile WHERE 'a-private-literal' <> ''");
+    let intent = "SELECT max(seq) AS seq FROM system.access.audit WHERE principal = 'researcher' AND action = 'read'";
+    let entry = format!("cli-0/{}", world.sql("auditor", intent).lines().nth(1).unwrap());
+    world.run(&["--as", "auditor", "ledger", "prove", &entry, "-o", &before]).code(0);
+    fs::write(&kept, world.run(&["ledger", "keep"]).code(0)).unwrap();
+    let keys = || {
+        let all = fs::read_dir(world.project().join("warehouse/keys")).unwrap().map(|e| e.unwrap().path());
+        let of_subjects = all.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("subject-"));
+        of_subjects.map(|p| (p.clone(), fs::read(p).unwrap())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let held = keys();
+
+    let erase = ["ledger", "erase", "researcher", "-m", "asked to be forgotten"];
+    let by = |who: &str, code| {
+        let ran = world.run(&[&["--as", who][..], &erase].concat());
+        let told = format!("{}{}", ran.out, ran.err);
+        assert_eq!(ran.code, code, "{told}");
+        told
+    };
+    assert!(by("researcher", 3).contains("C3101"));
+    let asked = world.run(&erase).code(0);
+    assert!(asked.contains("another administrator must agree"), "{asked}");
+    assert_eq!(keys().len(), held.len(), "nothing is destroyed by one alone");
+    let alone = world.run(&erase);
+    assert!(alone.code == 3 && alone.err.contains("C3107"), "{alone:?}");
+    assert!(by("officer", 0).contains("1 key destroyed"));
+    let left = keys();
+    let gone: Vec<_> = held.iter().filter(|(path, _)| !left.contains_key(*path)).collect();
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    let nobody = world.run(&["ledger", "erase", "nobody", "-m", "a typo"]);
+    assert!(nobody.code != 0 && nobody.err.contains("C1313"), "{nobody:?}");
+
+    // Reading goes on, under a key that is another one.
+    world.sql("researcher", "SELECT count(*) AS n FROM features.patient_profile");
+    let fresh = keys();
+    assert_ne!(fresh.get(gone[0].0), Some(gone[0].1));
+    assert!(fresh.contains_key(gone[0].0));
+
+    world.run(&["--as", "auditor", "ledger", "prove", &entry, "-o", &after]).code(0);
+    for proof in [&before, &after] {
+        let told = world.run(&["ledger", "check-proof", proof, "--root-key", &key]).code(0);
+        assert!(told.starts_with("entry "), "{told}");
+    }
+    world.run(&["ledger", "verify", "--since", &kept]).code(0);
+    let script = repository().join("python/verify_ledger.py");
+    let mut python = std::process::Command::new("python3");
+    if python.arg("--version").output().is_ok_and(|o| o.status.success()) {
+        let mut python = std::process::Command::new("python3");
+        let ledger = world.project().join("warehouse/ledger");
+        let ran = python.arg(script).arg(ledger).args(["--since", &kept]).output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stdout));
+    }
+    let acts = "SELECT e.kind, count(*) AS entries FROM system.ledger.entries AS e WHERE e.kind = 51 GROUP BY e.kind";
+    assert_eq!(world.sql("auditor", acts), "kind,entries\n51,2\n");
+    // The literal never stood anywhere in the clear, so that nothing else is left to erase.
+    let mut files = vec![];
+    every_file(&world.project().join("warehouse"), &mut files);
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        assert!(!bytes.windows(17).any(|w| w == b"a-private-literal"), "{}", file.display());
+    }
+}
+
+fn every_file(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            every_file(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
 /// Each write, sync, rename and link of a read fails once, in a real process on real files: no data leaves unless its
 /// intent is recorded, nothing passes for tampering, and the next command works.
 #[test]

@@ -12,6 +12,7 @@
 mod audit;
 mod clients;
 mod demo;
+mod faults;
 mod labels;
 mod ledger;
 mod lineage;

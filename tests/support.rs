@@ -10,7 +10,8 @@ use std::{
 use tempfile::TempDir;
 
 const USER_FILE: &str = "[dev]\nimpersonate = true\n\n[principals.auditor]\nroles = [\"auditor\"]\n\
-                         purposes = [\"audit\"]\nenvironment = \"prod\"\n";
+                         purposes = [\"audit\"]\nenvironment = \"prod\"\n\n\
+                         [principals.officer]\nroles = [\"admin\"]\npurposes = [\"audit\"]\n";
 
 /// The audit question of the README's promise: every request once, with its outcome.
 pub const AUDIT: &str = "SELECT action, principal, purpose, dataset, dataset_version, decision, outcome, rows \

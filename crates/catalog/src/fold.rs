@@ -5,8 +5,8 @@ use crate::{
 };
 use custody_model::{
     AdminRecord, AttributeChange, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName,
-    DraftRecord, Entry, EntryId, FieldId, Hash, Node, Payload, Pin, PolicyBundleRecord, Principal, Publish, Relabelled,
-    SourceSnapshot, TableVersion, TokenRecord, ViewRecord, WallMicros, WallNanos,
+    DraftRecord, Entry, EntryId, ErasureRecord, FieldId, Hash, Node, Payload, Pin, PolicyBundleRecord, Principal,
+    Publish, Relabelled, SourceSnapshot, TableVersion, TokenRecord, ViewRecord, WallMicros, WallNanos,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +30,10 @@ pub struct Catalog {
     tokens: Arc<BTreeMap<String, Arc<TokenRecord>>>,
     admins: Arc<BTreeMap<Principal, BTreeSet<String>>>,
     bundles: Arc<Vec<Arc<BundleEpoch>>>,
+    /// Erasures by the subject's token: what was asked for and waits for a second administrator.
+    asked: Arc<BTreeMap<Hash, Arc<ErasureRecord>>>,
+    /// Keys that are to be destroyed wherever they are found.
+    destroyed: Arc<BTreeSet<String>>,
     /// Positions at which the largest wall time so far grew, with that time.
     clock: Arc<Vec<(ControlSeq, WallNanos)>>,
 }
@@ -50,6 +54,7 @@ impl PartialEq for Catalog {
         (self.at, &self.datasets, &self.drafts, &self.tokens)
             == (other.at, &other.datasets, &other.drafts, &other.tokens)
             && (&self.admins, &self.bundles, &self.clock) == (&other.admins, &other.bundles, &other.clock)
+            && (&self.asked, &self.destroyed) == (&other.asked, &other.destroyed)
     }
 }
 
@@ -77,6 +82,16 @@ impl Catalog {
     /// The position of the newest entry folded.
     pub fn at(&self) -> ControlSeq {
         self.at
+    }
+
+    /// What was asked to be erased of the subject with this token, and waits for a second administrator.
+    pub fn erasure_asked(&self, subject: &Hash) -> Option<&ErasureRecord> {
+        self.asked.get(subject).map(Arc::as_ref)
+    }
+
+    /// Keys that erasures destroy, wherever and whenever they are found.
+    pub fn destroyed_keys(&self) -> &Arc<BTreeSet<String>> {
+        &self.destroyed
     }
 
     /// The dataset that has this name now.
@@ -261,6 +276,7 @@ impl Catalog {
             },
             Payload::PolicyBundle(bundle) => self.add_bundle(&header, bundle)?,
             Payload::Publish(publish) => self.publish(&header, publish)?,
+            Payload::Erasure(erasure) => self.erasure(erasure),
             Payload::Run(_)
             | Payload::Lineage(_)
             | Payload::ReadIntent(_)
@@ -278,6 +294,16 @@ impl Catalog {
             Arc::make_mut(&mut self.clock).push((header.seq, header.wall));
         }
         Ok(())
+    }
+
+    fn erasure(&mut self, erasure: &ErasureRecord) {
+        let asked = Arc::make_mut(&mut self.asked);
+        if erasure.agreed() {
+            asked.remove(&erasure.subject);
+            Arc::make_mut(&mut self.destroyed).extend(erasure.keys.iter().cloned());
+        } else {
+            asked.insert(erasure.subject, Arc::new(erasure.clone()));
+        }
     }
 
     fn source(&mut self, header: &Header, snapshot: &SourceSnapshot) -> Result<(), FoldError> {

@@ -438,6 +438,13 @@ pub(crate) enum LedgerCommand {
         #[arg(long, value_name = "DIR", group = "way")]
         from: Option<PathBuf>,
     },
+    /// Keeps a second copy as the process that writes the ledger tells it to, through standard input and output: what
+    /// `[ledger] peer` in custody.toml runs. Needs no project.
+    Peer {
+        /// The copy's folder.
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+    },
     /// Restores a copy beside the ledger, verifies and removes it: how long that takes, and what would lack.
     Drill {
         /// The copy's folder.
@@ -452,6 +459,14 @@ pub(crate) enum LedgerCommand {
         /// An epoch that is distrusted from here on.
         #[arg(long, value_name = "EPOCH")]
         revoke: Option<u64>,
+    },
+    /// Erases the sealed fields of a principal by destroying their keys, once two administrators agree. Proofs stay valid.
+    Erase {
+        /// The principal, as `system.access.audit` names it.
+        subject: String,
+        /// Why.
+        #[arg(short = 'm', long = "because", value_name = "WHY")]
+        because: String,
     },
     /// Prints the ledger's root key, to be kept where proofs are checked.
     RootKey,

@@ -64,6 +64,13 @@ impl Context {
         if let Some(partitions) = self.file.limits.partitions {
             settings.partitions = partitions;
         }
+        if let Some(bytes) = self.file.ledger.grant_bytes {
+            settings.granted_bytes = bytes;
+        }
+        if let Some(bytes) = self.file.ledger.segment_bytes {
+            settings.segment_bytes = bytes;
+        }
+        settings.peer = self.file.ledger.peer.clone();
         settings
     }
 

@@ -20,6 +20,7 @@ pub(crate) struct ProjectFile {
     pub(crate) serve: ServeSettings,
     pub(crate) sources: SourceSettings,
     pub(crate) limits: LimitSettings,
+    pub(crate) ledger: LedgerSettings,
     pub(crate) openlineage: OpenLineageSettings,
 }
 
@@ -82,6 +83,19 @@ pub(crate) struct LimitSettings {
     pub(crate) memory_bytes: Option<usize>,
     /// Partitions of a plan.
     pub(crate) partitions: Option<usize>,
+}
+
+/// `[ledger]`
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LedgerSettings {
+    /// Encoded bytes that one entry lets out; 64 MiB.
+    pub(crate) grant_bytes: Option<u64>,
+    /// Size of a server's segments, a multiple of 512, at least 1 MiB; 64 MiB.
+    pub(crate) segment_bytes: Option<u64>,
+    /// The command that keeps a second copy, run by `sh -c`: `custody ledger peer --into DIR`, or the same through `ssh`.
+    /// Entries of class `peer` count once it has synced them.
+    pub(crate) peer: Option<String>,
 }
 
 /// `[openlineage]`
@@ -189,6 +203,9 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("serve", "drain_seconds", Kind::Number),
     ("limits", "memory_bytes", Kind::Number),
     ("limits", "partitions", Kind::Number),
+    ("ledger", "grant_bytes", Kind::Number),
+    ("ledger", "segment_bytes", Kind::Number),
+    ("ledger", "peer", Kind::Text),
     ("openlineage", "url", Kind::Text),
     ("openlineage", "purpose", Kind::Text),
 ];

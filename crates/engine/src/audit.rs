@@ -16,22 +16,23 @@
 
 mod folder;
 mod open;
+mod peer;
 mod writer;
 
 pub use folder::FolderSource;
 
 use crate::clock::Clock;
 use custody_ledger::{
-    Appended, AuditReceipt, Blobs, CommitFailed, DecodeError, DiskBlobs, DiskError, EncodeError, EntryBytes,
+    AuditReceipt, Blobs, CommitFailed, DecodeError, DiskBlobs, DiskError, EncodeError, EntryBytes,
     control::{self, Claimed},
     decode, encode, fetch, put_blob,
 };
 use custody_model::{
-    BlobRef, ControlSeq, Durability, Entry, EntryId, EntryRef, Hash, Measure, Outcome, Payload, Problem, ReadOutcome,
-    WriterId,
+    BlobRef, ControlSeq, Entry, EntryId, EntryRef, Hash, Measure, Outcome, Payload, Problem, ReadOutcome, WriterId,
 };
 use custody_store::FileDisk;
 use open::Pending;
+use peer::{Peer, Synced};
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -74,10 +75,14 @@ pub struct RecorderOptions {
     pub writer: WriterChoice,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Size of a server's new segments; those of commands are of 1 MiB.
+    pub segment_bytes: u64,
     /// Reads begun and not ended.
     pub max_open_reads: usize,
     /// How long an entry may wait to become durable.
     pub patience: Duration,
+    /// The command that keeps a second copy: `custody ledger peer --into DIR`, here or on another machine.
+    pub peer: Option<String>,
 }
 
 /// An entry that is not recorded, so that what it would have allowed may not happen.
@@ -128,7 +133,9 @@ impl From<NotAudited> for Problem {
                 (7004, "check the disk that holds the warehouse; the ledger goes on when it works again")
             }
             NotAudited::Closed => (7005, "try again once the server is up"),
-            NotAudited::Durability => (7006, "ask for a policy that accepts entries synced on this machine"),
+            NotAudited::Durability => {
+                (7006, "check the process that keeps the second copy; `[ledger] peer` in custody.toml names it")
+            }
             NotAudited::Encode(_) => (1306, "make the statement or declaration smaller or simpler"),
         };
         Problem::new(code, not.to_string()).help(help)
@@ -197,6 +204,7 @@ struct Shared {
     patience: Duration,
     writer: WriterId,
     log_id: Hash,
+    peer: Option<Peer>,
 }
 
 impl Recorder {
@@ -224,9 +232,18 @@ impl Recorder {
     /// Opens this process's chain, after finishing what crashed processes left: their chains are closed, their open reads
     /// get outcomes, their claims are appended.
     pub async fn open(options: RecorderOptions) -> Result<Self, Problem> {
-        let RecorderOptions { clock, max_open_reads, patience, .. } = options.clone();
+        let RecorderOptions { clock, max_open_reads, patience, peer, .. } = options.clone();
         let opened = blocking(move || open::open(&options)).await??;
         let (queue, jobs) = mpsc::channel(max_open_reads + QUEUE);
+        let (disk, writer, position) = (&opened.disk, opened.chain.writer(), opened.chain.position());
+        let peer = match peer {
+            Some(command) => {
+                let (of, disk, finished) = (command.clone(), Arc::clone(disk), opened.finished.clone());
+                blocking(move || finished.iter().for_each(|writer| peer::bring_up(&of, &disk, writer))).await?;
+                Some(Peer::start(command, &opened.disk, writer, position)?)
+            }
+            None => None,
+        };
         let shared = Shared {
             queue,
             queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
@@ -235,8 +252,9 @@ impl Recorder {
             patience,
             writer: opened.chain.writer().clone(),
             log_id: opened.chain.log_id(),
+            peer: peer.clone(),
         };
-        writer::start(opened.chain, opened.keys, opened.signer, clock, jobs)?;
+        writer::start(opened.chain, opened.keys, opened.signer, clock, jobs, peer)?;
         Ok(Self {
             shared: Arc::new(shared),
             reads: Arc::new(Semaphore::new(max_open_reads)),
@@ -252,6 +270,11 @@ impl Recorder {
     /// Which ledger.
     pub fn log_id(&self) -> Hash {
         self.shared.log_id
+    }
+
+    /// How many of this chain's entries the second copy holds; `None`: there is none, or it is away.
+    pub fn peer_held(&self) -> Option<u64> {
+        self.shared.peer.as_ref()?.held()
     }
 
     /// The ledger's files.
@@ -291,7 +314,7 @@ impl Recorder {
                 return Err(NotAudited::Slow(shared.patience));
             }
         };
-        match appended.map(|a| a.settle(Durability::Local)) {
+        match appended.map(|synced| synced.appended.settle(synced.reached)) {
             Ok(Ok(receipt)) => Ok((receipt, slot)),
             Ok(Err(_)) => {
                 slot.give_up("refused");
@@ -412,14 +435,15 @@ impl Shared {
         Ok(wait)
     }
 
-    /// Makes an entry durable, or gives up waiting.
-    async fn append(&self, entry: EntryBytes, sort: Sort) -> Result<Appended, NotAudited> {
+    /// Makes an entry as durable as it asks for, or gives up waiting.
+    async fn append(&self, entry: EntryBytes, sort: Sort) -> Result<AuditReceipt, NotAudited> {
         let work = async { self.enqueue(entry, sort).await?.await.unwrap_or(Err(NotAudited::Closed)) };
-        timeout(self.patience, work).await.unwrap_or(Err(NotAudited::Slow(self.patience)))
+        let synced = timeout(self.patience, work).await.unwrap_or(Err(NotAudited::Slow(self.patience)))?;
+        synced.appended.settle(synced.reached).map_err(|_| NotAudited::Durability)
     }
 }
 
-type Answer = oneshot::Receiver<Result<Appended, NotAudited>>;
+type Answer = oneshot::Receiver<Result<Synced, NotAudited>>;
 
 /// What a running read has let out, counted by whoever hands it over.
 #[derive(Debug, Default)]
@@ -500,14 +524,19 @@ impl OutcomeSlot {
     ///
     /// Where it takes too long the outcome stays queued, but the reader must not be told that all is well.
     pub async fn close(mut self, entry: Entry) -> Result<(), NotAudited> {
-        let entry = Entry { reference: self.template.reference, verb: self.template.verb, ..entry };
+        let mut entry = Entry { reference: self.template.reference, verb: self.template.verb, ..entry };
+        // As safe as what allowed the read.
+        entry.reason.durability = self.template.reason.durability;
         let bytes = self.shared.encode(entry).await?;
         let (reply, wait) = oneshot::channel();
         let permit = self.permit.take().ok_or(NotAudited::Closed)?;
         permit.send(Job::Append { entry: bytes, sort: Sort::Outcome, reply: Some(reply), room: None });
         let patience = self.shared.patience;
         match timeout(patience, wait).await {
-            Ok(answer) => answer.unwrap_or(Err(NotAudited::Closed)).map(|_| ()),
+            Ok(answer) => {
+                let synced = answer.unwrap_or(Err(NotAudited::Closed))?;
+                synced.appended.settle(synced.reached).map(|_| ()).map_err(|_| NotAudited::Durability)
+            }
             Err(_) => Err(NotAudited::Slow(patience)),
         }
     }

@@ -99,8 +99,10 @@ impl Engine {
             keys: settings.keys(),
             writer: settings.writer,
             clock: Arc::clone(&clock),
+            segment_bytes: settings.segment_bytes,
             max_open_reads: settings.max_open_reads,
             patience: settings.patience,
+            peer: settings.peer.clone(),
         })
         .await?;
         let store = Warehouse::open(&settings.warehouse.display().to_string()).map_err(|e| e.problem())?;
@@ -186,6 +188,7 @@ impl Engine {
         }
         let Some(catalog) = catalog else { return Ok(()) };
         let catalog = Arc::new(catalog);
+        self.destroy_keys(catalog.destroyed_keys().difference(before.catalog.destroyed_keys()))?;
         let bundle = self.active_bundle(&catalog, before.bundle.as_ref())?;
         let mut folded = self.folded();
         if folded.catalog.at() < catalog.at() {

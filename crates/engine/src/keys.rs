@@ -1,7 +1,8 @@
 //! Secrets of a warehouse, each in a file of its own under `keys/` (0700, files 0600).
 //!
 //! What holds here: a key is made once, by whoever needs it first, and never leaves this module except as the
-//! operation it is for. Nothing here is ever printed or logged.
+//! operation it is for. Nothing here is ever printed or logged. A subject's key that is destroyed is gone from the file
+//! and from memory; the next one has another id, so that no erasure ever takes a key that came after it.
 
 use aes_gcm_siv::{
     Aes256GcmSiv, Key, Nonce,
@@ -79,18 +80,53 @@ impl Keys {
 
     /// Seals text under the principal's own key; destroying that key erases it.
     pub(crate) fn seal(&self, principal: &Principal, field: &str, text: &str) -> Result<SealedBox, Problem> {
-        let name = format!("subject-{}", &Hash(Sha3_256::digest(principal.0.as_bytes()).into()).to_string()[..32]);
+        let name = subject(principal);
         let nonce = random::<12>()?;
-        let ciphertext = cipher(&self.key(&name)?)
+        let key = self.key(&name)?;
+        let ciphertext = cipher(&key)
             .encrypt(&Nonce::from(nonce), Payload { msg: text.as_bytes(), aad: field.as_bytes() })
             .map_err(|_| Problem::bug("a text could not be sealed"))?;
-        Ok(SealedBox { key: name, nonce, ciphertext })
+        Ok(SealedBox { key: key_id(&name, &key), nonce, ciphertext })
+    }
+
+    /// The id of the key that a principal's fields are sealed under now; `None`: there is none.
+    pub(crate) fn subject_key(&self, principal: &Principal) -> Result<Option<String>, Problem> {
+        let name = subject(principal);
+        Ok(read(&self.folder.join(format!("{name}.key")))?.map(|key| key_id(&name, &key)))
+    }
+
+    /// Destroys a subject's key, if it is still here: overwritten, removed, forgotten. `false`: it was gone already.
+    pub(crate) fn destroy(&self, id: &str) -> Result<bool, Problem> {
+        let Some((name, _)) = id.rsplit_once('-').filter(|(name, _)| name.starts_with("subject-")) else {
+            return Ok(false);
+        };
+        let path = self.folder.join(format!("{name}.key"));
+        // One process at a time looks and removes, so that a key made meanwhile is not taken for the old one.
+        let mut options = fs::OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(self.folder.join("destroy.lock"));
+        let lock = lock.and_then(|file| file.lock().map(|()| file));
+        let _held = lock.map_err(|e| failed(&path, &e))?;
+        let mut cache = self.cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if cache.get(name).is_some_and(|key| key_id(name, key) == id) {
+            cache.remove(name);
+        }
+        if !read(&path)?.is_some_and(|key| key_id(name, &key) == id) {
+            return Ok(false);
+        }
+        let gone = || -> std::io::Result<()> {
+            let mut file = fs::OpenOptions::new().write(true).open(&path)?;
+            file.write_all(&[0; 32])?;
+            file.sync_all()?;
+            fs::remove_file(&path)?;
+            fs::File::open(&self.folder)?.sync_all()
+        };
+        gone().map(|()| true).map_err(|e| failed(&path, &e))
     }
 
     /// Opens what [`Keys::seal`] closed; `None` where the key is gone or the text was altered.
     pub(crate) fn unseal(&self, sealed: &SealedBox, field: &str) -> Option<String> {
-        let path = self.folder.join(format!("{}.key", sealed.key));
-        let key = read(&path).ok()??;
+        let (name, _) = sealed.key.rsplit_once('-')?;
+        let key = read(&self.folder.join(format!("{name}.key"))).ok()??;
         let payload = Payload { msg: &sealed.ciphertext, aad: field.as_bytes() };
         String::from_utf8(cipher(&key).decrypt(&Nonce::from(sealed.nonce), payload).ok()?).ok()
     }
@@ -126,6 +162,16 @@ impl custody_policy::TokenKeys for Keys {
 
 fn cipher(key: &[u8; 32]) -> Aes256GcmSiv {
     Aes256GcmSiv::new(&Key::<Aes256GcmSiv>::from(*key))
+}
+
+/// The name of a principal's key: the principal's own name is not in it.
+fn subject(principal: &Principal) -> String {
+    format!("subject-{}", &Hash(Sha3_256::digest(principal.0.as_bytes()).into()).to_string()[..32])
+}
+
+/// Tells one key of a name from the next without telling the key.
+fn key_id(name: &str, key: &[u8; 32]) -> String {
+    format!("{name}-{}", &keyed(key, "key-id", name.as_bytes()).to_string()[..8])
 }
 
 /// HMAC-SHA3-256 over length-prefixed domain and value.
@@ -170,8 +216,30 @@ mod tests {
         let sealed = keys.seal(&Principal::from("ann"), "statement", "select 'secret'").unwrap();
         assert_eq!(keys.unseal(&sealed, "statement").as_deref(), Some("select 'secret'"));
         assert_eq!(keys.unseal(&sealed, "address"), None);
-        fs::remove_file(folder.path().join(format!("{}.key", sealed.key))).unwrap();
+        assert_eq!(keys.subject_key(&Principal::from("ann")).unwrap(), Some(sealed.key.clone()));
+        assert!(keys.destroy(&sealed.key).unwrap());
         assert_eq!(keys.unseal(&sealed, "statement"), None);
+        assert_eq!(keys.subject_key(&Principal::from("ann")).unwrap(), None);
+        // The next key is another one, and an erasure of the first leaves it alone.
+        let next = keys.seal(&Principal::from("ann"), "statement", "select 2").unwrap();
+        assert_ne!(next.key, sealed.key);
+        assert!(!keys.destroy(&sealed.key).unwrap());
+        assert_eq!(keys.unseal(&next, "statement").as_deref(), Some("select 2"));
+        assert_eq!(keys.unseal(&sealed, "statement"), None);
+        assert!(!keys.destroy("audit").unwrap() && !keys.destroy("token-a-00000000").unwrap());
+    }
+
+    #[test]
+    fn a_destroyed_key_is_forgotten_by_a_process_that_has_it_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Keys::open(folder.path()).unwrap(), Keys::open(folder.path()).unwrap());
+        let ann = Principal::from("ann");
+        let sealed = one.seal(&ann, "address", "10.0.0.1").unwrap();
+        assert!(other.destroy(&sealed.key).unwrap());
+        assert_eq!(one.unseal(&sealed, "address"), None);
+        assert!(!one.destroy(&sealed.key).unwrap());
+        let next = one.seal(&ann, "address", "10.0.0.2").unwrap();
+        assert_eq!(one.unseal(&next, "address").as_deref(), Some("10.0.0.2"));
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub fn replicate(ledger: &Path, copy: &Path, clock: &dyn Clock) -> Result<Replic
     Ok(Replicated { files, bytes, report, copied: true })
 }
 
+/// Keeps a copy in a folder, as the process at the other end of `input` and `output` tells it to.
+pub fn keep_copy(into: &Path, input: &mut dyn std::io::Read, output: &mut dyn std::io::Write) -> std::io::Result<()> {
+    custody_ledger::keep_copy(FileDisk::new(into), input, output)
+}
+
 /// Restores a ledger from a copy. What is left of the ledger must be an earlier state of the copy, or nothing.
 pub fn restore(copy: &Path, ledger: &Path, clock: &dyn Clock) -> Result<Replicated, Problem> {
     let left = FolderSource::new(ledger);

@@ -1,6 +1,7 @@
 //! What an engine is opened with: plain data, validated by whoever read it.
 
 use crate::audit::WriterChoice;
+use custody_ledger::SERVER_SEGMENT_BYTES;
 use std::{path::PathBuf, time::Duration};
 
 /// Settings of an engine.
@@ -24,10 +25,14 @@ pub struct Settings {
     pub partitions: usize,
     /// Encoded bytes that one ledger entry lets out.
     pub granted_bytes: u64,
+    /// Size of a server's segments of the ledger: a multiple of 512, at least 1 MiB.
+    pub segment_bytes: u64,
     /// Reads begun and not ended.
     pub max_open_reads: usize,
     /// How long a read waits for its entry.
     pub patience: Duration,
+    /// The command that keeps a second copy of the ledger.
+    pub peer: Option<String>,
 }
 
 impl Settings {
@@ -43,8 +48,10 @@ impl Settings {
             memory_bytes: 2 << 30,
             partitions: std::thread::available_parallelism().map_or(2, Into::into),
             granted_bytes: 64 << 20,
+            segment_bytes: SERVER_SEGMENT_BYTES,
             max_open_reads: 1024,
             patience: Duration::from_secs(2),
+            peer: None,
         }
     }
 

@@ -104,6 +104,9 @@ fn main() -> Result<(), Failed> {
     let folder = arguments.next().ok_or("measure FOLDER [ENTRIES]")?;
     let total: u64 = arguments.next().map_or(Ok(1_000_000), |n| n.parse())?;
     let mut out = std::io::stdout();
+    if std::path::Path::new(&folder).exists() {
+        return judge(&folder, &mut out);
+    }
     std::fs::create_dir(&folder)?;
 
     let device = device(Path::new(&folder))?;
@@ -192,6 +195,11 @@ fn main() -> Result<(), Failed> {
     check_proof(&proof, &genesis.root.to_string())?;
     writeln!(out, "check that proof: {:?}", began.elapsed())?;
 
+    judge(&folder, &mut out)
+}
+
+/// How fast a ledger is verified, beside the hash rate of the same moment.
+fn judge(folder: &str, out: &mut impl Write) -> Result<(), Failed> {
     let hashes = hash_rate()?;
     writeln!(out, "raw leaf + node rate of such entries, one core: {hashes:.0}/s")?;
     let began = Instant::now();

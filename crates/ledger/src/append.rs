@@ -68,7 +68,7 @@ pub enum OpenRefused {
     #[error("ledger format {0} is newer than this binary reads ({newest})", newest = crate::segment::SEGMENT_FORMAT)]
     Newer(u16),
     /// A segment size that cannot hold frames.
-    #[error("a segment of {0} bytes cannot hold frames: expected a multiple of 512, at least 4096")]
+    #[error("a segment of {0} bytes cannot hold frames: expected a multiple of 512, at least 4096 (a server: 1 MiB)")]
     SegmentSize(u64),
     /// Something that no crash explains.
     #[error("ledger damaged at writer {writer}, segment {segment}, offset {offset}: {why}")]
@@ -540,6 +540,11 @@ impl<D: Disk> Chain<D> {
     /// Reads that have begun and not ended, in order.
     pub fn open_intents(&self) -> impl Iterator<Item = &OpenIntent> {
         self.open.values()
+    }
+
+    /// Up to where the chain is durable: segment and offset in it.
+    pub fn position(&self) -> (u64, u64) {
+        (self.number, self.offset)
     }
 
     /// The disk.

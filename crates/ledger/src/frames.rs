@@ -28,6 +28,11 @@ pub(crate) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
+    /// The frame's own bytes.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The stored bytes of its entries.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &'a [u8]> {
         let bytes = self.bytes;

@@ -2,7 +2,7 @@
 //! accepts is the one encoding of what it says.
 
 use crate::{
-    Checkpoint, Genesis, SegmentHeader, SignedNote, decode,
+    Change, Checkpoint, Genesis, PeerAnswer, PeerHello, SegmentHeader, SignedNote, decode,
     edge::Edge,
     encode,
     format::{NoBlobs, from_bytes, to_bytes},
@@ -27,6 +27,16 @@ static SOUND: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         sound.push(std::fs::read(format!("{folder}/proofs/{name}")).unwrap());
     }
     sound.push(crate::edge::tests::some_edge());
+    let writer = custody_model::WriterId::new("serve").unwrap();
+    let names = ["blob/00".to_string()].into();
+    sound.extend([
+        Change::Begin { header: sound[0].clone() }.to_bytes(),
+        Change::Frames { number: 1, offset: 512, bytes: vec![1, 2, 3] }.to_bytes(),
+        Change::File { path: "control/1".into(), bytes: vec![4] }.to_bytes(),
+        PeerHello { writer, genesis: vec![5] }.to_bytes(),
+        PeerAnswer { names, ..PeerAnswer::default() }.to_bytes(),
+        PeerAnswer::refusal("no"),
+    ]);
     sound
 });
 
@@ -53,11 +63,20 @@ fn every_decoder(bytes: &[u8]) {
             assert_eq!(checkpoint.to_string().parse::<Checkpoint>(), Ok(checkpoint));
         }
     }
+    if let Some(change) = Change::parse(bytes) {
+        assert_eq!(change.to_bytes(), bytes);
+    }
+    if let Some(hello) = PeerHello::parse(bytes) {
+        assert_eq!(hello.to_bytes(), bytes);
+    }
+    if let Some(Ok(answer)) = PeerAnswer::parse(bytes) {
+        assert_eq!(answer.to_bytes(), bytes);
+    }
     let _ = parse_frame(bytes, &[0; 16]);
     let _ = parse_frame(bytes, &bytes.get(..16).and_then(|b| b.try_into().ok()).unwrap_or([1; 16]));
     let root = "clinic/root+00000000+AAAA";
     assert!(check_proof(bytes, root).is_err());
-    let _ = check_proof(&SOUND[SOUND.len() - 4], &String::from_utf8_lossy(bytes));
+    let _ = check_proof(&SOUND[SOUND.len() - 10], &String::from_utf8_lossy(bytes));
 }
 
 /// A ledger folder in which every file has these bytes.

@@ -10,6 +10,7 @@ mod append;
 #[cfg(any(test, feature = "sim"))]
 pub mod campaign;
 pub mod control;
+mod copy;
 mod disk;
 mod edge;
 pub mod format;
@@ -18,6 +19,7 @@ mod frames;
 mod fuzz;
 mod keys;
 mod note;
+mod peer;
 mod proof;
 mod prove;
 mod read;
@@ -37,6 +39,7 @@ pub use append::{
     Appended, AuditReceipt, COMMAND_SEGMENT_BYTES, Chain, ChainOptions, CommitFailed, OpenRefused, Recovery, Revived,
     SERVER_SEGMENT_BYTES, TornTail,
 };
+pub use copy::{Change, Copied, CopyRefused, Held, catch_up, end_of, is_copied, segment_of};
 pub use disk::{Disk, DiskBlobs, DiskError, DiskLock, blob_path, put_blob};
 pub use format::{
     Blobs, DecodeError, EncodeError, Encoded, EntryBytes, NoBlobs, blob_ref, decode, encode, fetch, lineage_hash,
@@ -46,6 +49,7 @@ pub use keys::{
     SignFailed, Signer,
 };
 pub use note::{BadNote, BadVerifierKey, Checkpoint, NoteSignature, SignedNote, VerifierKey, writer_origin};
+pub use peer::{PeerAnswer, PeerHello, keep_copy, read_message, write_message};
 pub use proof::{ProofInvalid, prove_consistency, prove_inclusion, verify_consistency, verify_inclusion};
 pub use prove::{ProveFailed, Prover};
 pub use read::{Position, ReadFailed, Reader};

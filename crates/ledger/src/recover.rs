@@ -65,6 +65,15 @@ impl Torn {
     }
 }
 
+impl Torn {
+    /// Writes zeros over the bytes, durably: for a copy, which has acknowledged them to nobody.
+    pub(crate) fn wipe(&self, disk: &dyn Disk, writer: &WriterId) -> Result<(), DiskError> {
+        let path = segment_path(writer, self.segment);
+        disk.write_at(&path, self.offset, &vec![0; self.bytes.len()])?;
+        disk.sync(&path)
+    }
+}
+
 impl Scanned {
     /// Makes durable what may only be written: the newest frame, and a torn tail whose hash will be recorded. The
     /// process that wrote them may have ended before its sync, or after a failed one, and then the system may hold them

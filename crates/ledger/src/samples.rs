@@ -294,6 +294,12 @@ pub(crate) fn payloads() -> Vec<Payload> {
         Payload::Writer(WriterEvent::Recovery { segment: 1, offset: 512, length: 1024, hash: hash(1) }),
         Payload::Writer(WriterEvent::NoSpace),
         Payload::Writer(WriterEvent::ClockAnomaly { back: 3_600_000_000_000 }),
+        Payload::Erasure(ErasureRecord {
+            subject: hash(8),
+            keys: ["subject-00".to_string(), "subject-01".to_string()].into(),
+            approvers: vec!["local/ann".into(), "local/bob".into()],
+            because: "asked for".into(),
+        }),
     ]);
     all
 }

@@ -114,7 +114,7 @@ fn check(disk: &SimDisk, told: &Told, what: &str) {
     assert_eq!(report.verdict, Verdict::FreshnessUnproven, "{what}: {}", report.render());
 }
 
-struct Files<'a>(&'a SimDisk);
+pub(crate) struct Files<'a>(pub(crate) &'a SimDisk);
 
 impl Source for Files<'_> {
     fn list(&self, folder: &str) -> Result<Vec<String>, Unreadable> {

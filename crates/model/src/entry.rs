@@ -43,11 +43,13 @@ pub enum Kind {
     Heads = 41,
     /// A writer's own life.
     Writer = 42,
+    /// The keys of a subject's sealed fields are to be destroyed.
+    Erasure = 51,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CatalogChange,
         Self::PolicyBundle,
         Self::Run,
@@ -62,6 +64,7 @@ impl Kind {
         Self::Key,
         Self::Heads,
         Self::Writer,
+        Self::Erasure,
     ];
 
     /// The kind with this frozen number.
@@ -71,7 +74,7 @@ impl Kind {
 
     /// Whether entries of this kind take a place in the one control order that the catalog folds.
     pub fn is_control(self) -> bool {
-        matches!(self, Self::CatalogChange | Self::PolicyBundle | Self::Publish)
+        matches!(self, Self::CatalogChange | Self::PolicyBundle | Self::Publish | Self::Erasure)
     }
 
     /// The kind's word in `system.ledger.entries` and `custody ledger tail`.
@@ -91,6 +94,7 @@ impl Kind {
             Self::Key => "key",
             Self::Heads => "heads",
             Self::Writer => "writer",
+            Self::Erasure => "erasure",
         }
     }
 }

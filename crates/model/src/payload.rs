@@ -499,6 +499,27 @@ pub enum WriterEvent {
     },
 }
 
+/// The keys that a subject's personal fields are sealed under are destroyed: asked for by one administrator, done when a
+/// second one agrees. The fields stay where they are, in every copy, and nobody can read them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ErasureRecord {
+    /// A keyed token of the subject's name.
+    pub subject: Hash,
+    /// Which keys.
+    pub keys: BTreeSet<String>,
+    /// Who agreed, in that order: one asks, two do it.
+    pub approvers: Vec<Principal>,
+    /// Why.
+    pub because: String,
+}
+
+impl ErasureRecord {
+    /// Whether it is more than asked for: two have agreed.
+    pub fn agreed(&self) -> bool {
+        matches!(&self.approvers[..], [first, rest @ ..] if rest.iter().any(|p| p != first))
+    }
+}
+
 /// The rest of an entry, by kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Payload {
@@ -530,6 +551,8 @@ pub enum Payload {
     Heads(Vec<HeadRecord>),
     /// Kind 42.
     Writer(WriterEvent),
+    /// Kind 51.
+    Erasure(ErasureRecord),
 }
 
 impl Payload {
@@ -550,6 +573,7 @@ impl Payload {
             Self::Key(_) => Kind::Key,
             Self::Heads(_) => Kind::Heads,
             Self::Writer(_) => Kind::Writer,
+            Self::Erasure(_) => Kind::Erasure,
         }
     }
 }

@@ -64,7 +64,8 @@ pub fn event(stored: &StoredEntry, request: Option<&Entry>, namespace: &str, nam
         | Payload::Bypass(_)
         | Payload::Key(_)
         | Payload::Heads(_)
-        | Payload::Writer(_) => None,
+        | Payload::Writer(_)
+        | Payload::Erasure(_) => None,
     }
 }
 

@@ -12,19 +12,65 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 /// A folder of files.
-#[derive(Debug)]
 pub struct FileDisk {
     root: PathBuf,
     file_mode: u32,
     folder_mode: u32,
     /// The file being appended to. A failed write or sync takes it out.
-    writing: Mutex<Option<(String, Arc<File>)>>,
+    writing: Mutex<Option<Writing>>,
+    /// Who is told of what has become durable.
+    watcher: OnceLock<Watcher>,
+}
+
+/// Is told of each change, in order, by whoever made it.
+pub type Watcher = Box<dyn Fn(Changed<'_>) + Send + Sync>;
+
+/// What has become durable.
+#[derive(Clone, Copy, Debug)]
+pub enum Changed<'a> {
+    /// A file was made that begins with these bytes and is zero from there on.
+    Made {
+        /// Which.
+        path: &'a str,
+        /// Its first bytes.
+        head: &'a [u8],
+    },
+    /// Bytes were written into a file and synced.
+    Synced {
+        /// Which.
+        path: &'a str,
+        /// From which byte.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// A whole file was made or replaced.
+    Whole {
+        /// Which.
+        path: &'a str,
+        /// What it holds.
+        bytes: &'a [u8],
+    },
+}
+
+#[derive(Debug)]
+struct Writing {
+    path: String,
+    file: Arc<File>,
+    /// Written and not synced yet; kept only for a watcher.
+    unsynced: Vec<(u64, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for FileDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FileDisk").field(&self.root).finish()
+    }
 }
 
 /// Numbers temporary files over all disks of the process: two may lie over one folder.
@@ -42,7 +88,18 @@ impl FileDisk {
     }
 
     fn with_modes(root: PathBuf, file_mode: u32, folder_mode: u32) -> Self {
-        Self { root, file_mode, folder_mode, writing: Mutex::new(None) }
+        Self { root, file_mode, folder_mode, writing: Mutex::new(None), watcher: OnceLock::new() }
+    }
+
+    /// From now on every change is told, after it is durable and before whoever made it goes on. The first watcher stays.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    fn tell(&self, changed: Changed<'_>) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(changed);
+        }
     }
 
     /// The folder.
@@ -112,19 +169,19 @@ impl FileDisk {
 
     fn writing(&self, path: &str) -> io::Result<Arc<File>> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((open, file)) = &*writing
-            && open == path
+        if let Some(open) = &*writing
+            && open.path == path
         {
-            return Ok(file.clone());
+            return Ok(open.file.clone());
         }
         let file = Arc::new(OpenOptions::new().write(true).open(self.at(path))?);
-        *writing = Some((path.to_string(), file.clone()));
+        *writing = Some(Writing { path: path.to_string(), file: file.clone(), unsynced: vec![] });
         Ok(file)
     }
 
     fn give_up(&self, path: &str) {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        writing.take_if(|(open, _)| open == path);
+        writing.take_if(|open| open.path == path);
     }
 }
 
@@ -154,7 +211,9 @@ impl Disk for FileDisk {
             true => Err(io::ErrorKind::AlreadyExists.into()),
             false => fs::rename(from, to),
         };
-        self.place(&self.at(path), &[head], size, "new", rename).map_err(failed("create", path))
+        self.place(&self.at(path), &[head], size, "new", rename).map_err(failed("create", path))?;
+        self.tell(Changed::Made { path, head });
+        Ok(())
     }
 
     fn claim(&self, path: &str, bytes: &[u8]) -> Result<bool, DiskError> {
@@ -168,22 +227,42 @@ impl Disk for FileDisk {
             Ok(()) => fs::remove_file(from),
         };
         self.place(&self.at(path), &[bytes], 0, &self.suffix(), link).map_err(failed("claim", path))?;
+        if !taken {
+            self.tell(Changed::Whole { path, bytes });
+        }
         Ok(!taken)
     }
 
     fn publish(&self, path: &str, bytes: &[u8]) -> Result<(), DiskError> {
         let rename = |from: &Path, to: &Path| fs::rename(from, to);
-        self.place(&self.at(path), &[bytes], 0, &self.suffix(), rename).map_err(failed("publish", path))
+        self.place(&self.at(path), &[bytes], 0, &self.suffix(), rename).map_err(failed("publish", path))?;
+        self.tell(Changed::Whole { path, bytes });
+        Ok(())
     }
 
     fn write_at(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let written = self.writing(path).and_then(|file| file.write_all_at(bytes, offset));
-        written.inspect_err(|_| self.give_up(path)).map_err(failed("write", path))
+        written.inspect_err(|_| self.give_up(path)).map_err(failed("write", path))?;
+        if self.watcher.get().is_some()
+            && let Some(open) = &mut *self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+            && open.path == path
+        {
+            open.unsynced.push((offset, bytes.to_vec()));
+        }
+        Ok(())
     }
 
     fn sync(&self, path: &str) -> Result<(), DiskError> {
         let synced = self.writing(path).and_then(|file| file.sync_data());
-        synced.inspect_err(|_| self.give_up(path)).map_err(failed("sync", path))
+        synced.inspect_err(|_| self.give_up(path)).map_err(failed("sync", path))?;
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = writing.as_mut().filter(|open| open.path == path);
+        let told = open.map(|open| std::mem::take(&mut open.unsynced)).unwrap_or_default();
+        drop(writing);
+        for (offset, bytes) in &told {
+            self.tell(Changed::Synced { path, offset: *offset, bytes });
+        }
+        Ok(())
     }
 
     fn read_at(&self, path: &str, offset: u64, length: usize) -> Result<Vec<u8>, DiskError> {

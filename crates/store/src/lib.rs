@@ -27,7 +27,7 @@ mod tests;
 mod types;
 mod write;
 
-pub use disk::FileDisk;
+pub use disk::{Changed, FileDisk, Watcher};
 pub use durable::DurableLocal;
 pub use error::StoreError;
 pub use layout::{Place, Warehouse};

@@ -92,7 +92,7 @@ impl Fold {
         let slot = Arc::new(Slot { stored: stored.clone(), end: OnceLock::new() });
         chain.entries.push(slot.clone());
         match &stored.entry.payload {
-            Payload::CatalogChange(_) | Payload::PolicyBundle(_) | Payload::Publish(_) => {
+            Payload::CatalogChange(_) | Payload::PolicyBundle(_) | Payload::Publish(_) | Payload::Erasure(_) => {
                 chain.requests.push(slot);
                 self.control(&stored);
             }

@@ -6,7 +6,7 @@ use crate::{
     context::Context,
     settings::duration,
 };
-use custody_engine::{VerifyOptions, clock::SystemClock, verify_ledger};
+use custody_engine::{Erased, VerifyOptions, clock::SystemClock, verify_ledger};
 use custody_model::Problem;
 use datafusion::scalar::ScalarValue;
 use std::path::Path;
@@ -55,6 +55,7 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             Ok(Done::Well)
         }
         LedgerCommand::CheckProof { proof, root_key } => check_proof(proof, root_key),
+        LedgerCommand::Peer { into } => keep_copy(into),
         LedgerCommand::Replicate { to, from } => {
             let done = match (to, from) {
                 (Some(copy), _) => custody_engine::replicate(&folder, copy, &SystemClock)?,
@@ -77,6 +78,22 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             let clock = std::sync::Arc::new(SystemClock);
             let epoch = custody_engine::audit::Recorder::rotate_key(&folder, &keys, writer, *revoke, clock)?;
             out(&format!("writer {writer} signs with epoch {epoch}"));
+            Ok(Done::Well)
+        }
+        LedgerCommand::Erase { subject, because } => {
+            let (engine, session) = context.session().await?;
+            let erased = session.erase(&subject.as_str().into(), because).await;
+            context.close(&engine).await?;
+            match erased? {
+                Erased::Asked(entry) => {
+                    out(&format!("recorded as {entry}: another administrator must agree"));
+                    out(&format!("custody ledger erase {subject} -m WHY"));
+                }
+                Erased::Done { entry, keys } => {
+                    let keys = if keys == 1 { "1 key".to_string() } else { format!("{keys} keys") };
+                    out(&format!("{keys} destroyed, recorded as {entry}: what was sealed for {subject} is unreadable"));
+                }
+            }
             Ok(Done::Well)
         }
         LedgerCommand::RootKey => {
@@ -119,6 +136,13 @@ pub(crate) fn check_proof(proof: &Path, root_key: &Path) -> Result<Done, Failed>
     let (told, code) = custody_engine::check_proof(&bytes, &key);
     out(&told);
     Ok(if code == 0 { Done::Well } else { Done::With(code) })
+}
+
+/// Keeps a copy for the process at the other end, without a project.
+pub(crate) fn keep_copy(into: &Path) -> Result<Done, Failed> {
+    let kept = custody_engine::keep_copy(into, &mut std::io::stdin().lock(), &mut std::io::stdout().lock());
+    kept.map_err(|e| Problem::new(1805, format!("the copy in `{}` is not kept on: {e}", into.display())))?;
+    Ok(Done::Well)
 }
 
 fn unreadable(path: &Path, e: &std::io::Error) -> Problem {

@@ -73,6 +73,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
             return lineage::declared(ddl, query, arguments.format).await;
         }
         Command::Ledger(LedgerCommand::CheckProof { proof, root_key }) => return ledger::check_proof(proof, root_key),
+        Command::Ledger(LedgerCommand::Peer { into }) => return ledger::keep_copy(into),
         _ => {}
     }
     let context = Context::find(&arguments)?;

@@ -31,6 +31,8 @@ pub(super) struct Opened {
     pub(super) keys: KeySet<Arc<FileDisk>>,
     pub(super) signer: EpochSigner,
     pub(super) pending: Pending,
+    /// Chains of other processes that were finished here.
+    pub(super) finished: Vec<WriterId>,
 }
 
 /// Finishes what crashed processes left, and opens this process's chain.
@@ -38,11 +40,18 @@ pub(super) fn open(options: &RecorderOptions) -> Result<Opened, Problem> {
     let disk = Arc::new(FileDisk::new(&options.ledger));
     let genesis = Genesis::load(&disk).map_err(|e| key_problem(&e))?;
     let keys = KeySet::open(Arc::new(FileDisk::private(&options.keys)), &genesis).map_err(|e| key_problem(&e))?;
-    let opening = Opening { disk: Arc::clone(&disk), genesis, keys, clock: Arc::clone(&options.clock) };
+    let segment_bytes = options.segment_bytes;
+    if segment_bytes < COMMAND_SEGMENT_BYTES {
+        return Err(open_problem(OpenRefused::SegmentSize(segment_bytes)));
+    }
+    let opening = Opening { disk: Arc::clone(&disk), genesis, keys, clock: Arc::clone(&options.clock), segment_bytes };
     let reader = Reader::new(Arc::clone(&disk));
     let writers = reader.writers().map_err(|e| unreadable(&e))?;
+    let mut finished = vec![];
     for writer in &writers {
-        opening.finish(&reader, writer, options.writer)?;
+        if opening.finish(&reader, writer, options.writer)? {
+            finished.push(writer.clone());
+        }
     }
     let (mut chain, recovery) = opening.own(options.writer)?;
     opening.end_reads(&mut chain, &recovery)?;
@@ -52,7 +61,7 @@ pub(super) fn open(options: &RecorderOptions) -> Result<Opened, Problem> {
         // Before the first checkpoint nothing proves that the ledger is whole.
         chain.checkpoint(&signer, opening.clock.now()).map_err(|e| Problem::from(NotAudited::from(e)))?;
     }
-    Ok(Opened { disk, chain, keys: opening.keys, signer, pending: Pending::default() })
+    Ok(Opened { disk, chain, keys: opening.keys, signer, pending: Pending::default(), finished })
 }
 
 /// Gives a writer that nobody has open a new key, recorded and signed with; `revoke`: an epoch distrusted from there on.
@@ -68,7 +77,7 @@ pub(super) fn rotate(
     let genesis = Genesis::load(&disk).map_err(|e| key_problem(&e))?;
     let keys = KeySet::open(Arc::new(FileDisk::private(keys)), &genesis).map_err(|e| key_problem(&e))?;
     let known = Reader::new(Arc::clone(&disk)).writers().map_err(|e| unreadable(&e))?.contains(writer);
-    let opening = Opening { disk, genesis, keys, clock };
+    let opening = Opening { disk, genesis, keys, clock, segment_bytes: SERVER_SEGMENT_BYTES };
     let opened = if known { opening.chain(writer)? } else { None };
     let Some((mut chain, recovery)) = opened else {
         let why = if known { "is already open" } else { "has no chain" };
@@ -92,17 +101,19 @@ struct Opening {
     genesis: Genesis,
     keys: KeySet<Arc<FileDisk>>,
     clock: Arc<dyn Clock>,
+    /// Of a server's chain.
+    segment_bytes: u64,
 }
 
 impl Opening {
     /// Recovers and closes a chain that nobody holds and that did not end in order, except one that this process is
-    /// about to open as its own anyway.
-    fn finish(&self, reader: &Reader<Arc<FileDisk>>, writer: &WriterId, choice: WriterChoice) -> Result<(), Problem> {
+    /// about to open as its own anyway. Whether there was anything to do.
+    fn finish(&self, reader: &Reader<Arc<FileDisk>>, writer: &WriterId, choice: WriterChoice) -> Result<bool, Problem> {
         if choice == WriterChoice::Serve && writer.as_str() == "serve" {
-            return Ok(());
+            return Ok(false);
         }
         let lock = self.disk.lock(&lock_path(writer)).map_err(|e| unreadable(&e))?;
-        let Some(lock) = lock else { return Ok(()) };
+        let Some(lock) = lock else { return Ok(false) };
         let closed = match Closed::load(&self.disk, writer) {
             Ok(true) => true,
             Ok(false) => reader.is_closed(writer).map_err(|e| damaged(e.to_string()))?,
@@ -110,12 +121,13 @@ impl Opening {
         };
         drop(lock);
         if closed {
-            return Ok(());
+            return Ok(false);
         }
-        let Some((mut chain, recovery)) = self.chain(writer)? else { return Ok(()) };
+        let Some((mut chain, recovery)) = self.chain(writer)? else { return Ok(false) };
         self.end_reads(&mut chain, &recovery)?;
         let signer = self.signer(&chain)?;
-        close(&self.disk, chain, &signer, self.clock.now()).map_err(Problem::from)
+        close(&self.disk, chain, &signer, self.clock.now()).map_err(Problem::from)?;
+        Ok(true)
     }
 
     /// This process's chain.
@@ -139,7 +151,7 @@ impl Opening {
     /// Opens a chain; `None`: another process has it.
     fn chain(&self, writer: &WriterId) -> Result<Option<Begun>, Problem> {
         let server = writer.as_str() == "serve";
-        let segment_bytes = if server { SERVER_SEGMENT_BYTES } else { COMMAND_SEGMENT_BYTES };
+        let segment_bytes = if server { self.segment_bytes } else { COMMAND_SEGMENT_BYTES };
         let options = ChainOptions { writer: writer.clone(), segment_bytes, seed: random()? };
         match Chain::open(Arc::clone(&self.disk), &self.genesis, options, self.clock.now()) {
             Ok(opened) => Ok(Some(opened)),
@@ -361,7 +373,7 @@ fn open_problem(refused: OpenRefused) -> Problem {
         OpenRefused::WriterOpen(_) => Problem::new(7010, text),
         OpenRefused::Genesis(e) => key_problem(&e),
         OpenRefused::Newer(_) => Problem::new(1305, text).help("use the newer binary"),
-        OpenRefused::SegmentSize(_) => Problem::bug(text),
+        OpenRefused::SegmentSize(_) => Problem::new(1314, text).help("`[ledger] segment_bytes` in custody.toml"),
         OpenRefused::Disk(e) => unreadable(&e),
         OpenRefused::Record(e) => NotAudited::from(e).into(),
         OpenRefused::Damaged { .. }

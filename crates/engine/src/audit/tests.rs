@@ -1,6 +1,6 @@
 use super::*;
 use custody_ledger::{
-    Position, Reader,
+    Position, Reader, SERVER_SEGMENT_BYTES,
     verify::{Kept, Outside, TrustPolicy, Verdict, keep, verify},
 };
 use custody_model::{
@@ -38,8 +38,10 @@ impl Fixture {
             keys: self.folder.path().join("keys"),
             writer,
             clock: self.clock.clone(),
+            segment_bytes: SERVER_SEGMENT_BYTES,
             max_open_reads: 4,
             patience: Duration::from_secs(20),
+            peer: None,
         }
     }
 

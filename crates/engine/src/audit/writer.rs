@@ -3,10 +3,11 @@
 use super::{
     NotAudited,
     open::{close, random, refused},
+    peer::{Peer, Reply, Synced},
 };
 use crate::clock::Clock;
-use custody_ledger::{Appended, Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
-use custody_model::{Problem, WallNanos};
+use custody_ledger::{Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
+use custody_model::{Durability, Problem, WallNanos};
 use custody_store::FileDisk;
 use std::{
     collections::VecDeque,
@@ -29,6 +30,9 @@ const CHECKPOINT_ENTRIES: u64 = 65_536;
 /// A key this close to its end is replaced before it signs again.
 const KEY_MARGIN_NANOS: i64 = 60 * 1_000_000_000;
 
+/// How long an orderly end waits for the second copy.
+const PEER_END: Duration = Duration::from_secs(10);
+
 /// A chain that gave up is read anew no more often than this.
 const REVIVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -47,7 +51,7 @@ pub(super) enum Job {
     Append {
         entry: EntryBytes,
         sort: Sort,
-        reply: Option<oneshot::Sender<Result<Appended, NotAudited>>>,
+        reply: Option<Reply>,
         /// Its share of the queue's bytes, given back once it is written.
         room: Option<OwnedSemaphorePermit>,
     },
@@ -58,7 +62,7 @@ pub(super) enum Job {
     Crash { reply: oneshot::Sender<()> },
 }
 
-type Waiter = Option<oneshot::Sender<Result<Appended, NotAudited>>>;
+type Waiter = Option<Reply>;
 
 struct Worker {
     chain: Chain<Arc<FileDisk>>,
@@ -71,6 +75,7 @@ struct Worker {
     /// When a chain that gave up was last read anew.
     last_revival: Option<Instant>,
     last_checkpoint: Instant,
+    peer: Option<Peer>,
 }
 
 /// How the thread was told to end.
@@ -89,12 +94,13 @@ pub(super) fn start(
     signer: EpochSigner,
     clock: Arc<dyn Clock>,
     jobs: mpsc::Receiver<Job>,
+    peer: Option<Peer>,
 ) -> Result<(), Problem> {
     let failed = |e: std::io::Error| Problem::new(7009, format!("the ledger's thread cannot start: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let owed = VecDeque::new();
     let mut worker =
-        Worker { chain, keys, signer, clock, jobs, owed, last_revival: None, last_checkpoint: Instant::now() };
+        Worker { chain, keys, signer, clock, jobs, owed, last_revival: None, last_checkpoint: Instant::now(), peer };
     let run = move || {
         let end = runtime.block_on(worker.serve());
         match end {
@@ -201,7 +207,11 @@ impl Worker {
             Ok(appended) => {
                 for ((_, waiter), appended) in waiters.into_iter().zip(appended.into_iter().skip(first)) {
                     // Whoever stopped waiting has said so to the ledger itself.
-                    waiter.map(|w| w.send(Ok(appended)));
+                    let Some(waiter) = waiter else { continue };
+                    match &self.peer {
+                        Some(peer) if appended.durability() > Durability::Local => peer.answer(waiter, appended),
+                        _ => drop(waiter.send(Ok(Synced { appended, reached: Durability::Local }))),
+                    }
                 }
             }
             Err(failed) => self.refuse(all, first, waiters, failed),
@@ -289,11 +299,19 @@ impl Worker {
         let now = self.clock.now();
         self.renew(now)?;
         let disk = Arc::clone(self.chain.disk());
-        close(&disk, self.chain, &self.signer, now)
+        let closed = close(&disk, self.chain, &self.signer, now);
+        if let Some(peer) = self.peer {
+            peer.end(PEER_END);
+        }
+        closed
     }
 
     /// An end with reads still open: signed, not closed, so that the next opening gives them their outcomes.
     fn leave(mut self) -> Result<(), NotAudited> {
-        self.try_checkpoint()
+        let signed = self.try_checkpoint();
+        if let Some(peer) = self.peer {
+            peer.end(PEER_END);
+        }
+        signed
     }
 }

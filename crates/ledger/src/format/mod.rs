@@ -315,7 +315,8 @@ fn check_recordable(payload: &Payload) -> Result<(), EncodeError> {
         | Payload::Bypass(_)
         | Payload::Key(_)
         | Payload::Heads(_)
-        | Payload::Writer(_) => (None, None),
+        | Payload::Writer(_)
+        | Payload::Erasure(_) => (None, None),
     };
     definition.map_or(Ok(()), check_columns)?;
     lineage.map_or(Ok(()), check_hops)

@@ -15,10 +15,10 @@ use arrow_schema::DataType;
 use custody_model::{
     Actor, AdminRecord, AttributeChange, Authentication, BlobRef, BypassRecord, CatalogChange, Class, ClassLabel,
     ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName, Denied, DraftRecord, Durability,
-    EntryId, FieldId, FileDigest, Hash, HeadRecord, InputRef, KeyRecord, Kind, Lineage, LineageRecord, Measure,
-    OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish, Purpose, ReadIntent, ReadOutcome, Reason,
-    Relabelled, RoleSet, RunRecord, RunState, Rung, ScanFact, ScannedFile, SealedBox, Seq, SourceKind, SourceSnapshot,
-    Target, TargetColumn, TokenRecord, Verb, ViewRecord, WallNanos, WriterEvent, WriterId,
+    EntryId, ErasureRecord, FieldId, FileDigest, Hash, HeadRecord, InputRef, KeyRecord, Kind, Lineage, LineageRecord,
+    Measure, OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish, Purpose, ReadIntent, ReadOutcome,
+    Reason, Relabelled, RoleSet, RunRecord, RunState, Rung, ScanFact, ScannedFile, SealedBox, Seq, SourceKind,
+    SourceSnapshot, Target, TargetColumn, TokenRecord, Verb, ViewRecord, WallNanos, WriterEvent, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -514,6 +514,7 @@ record! {
     BypassRecord { 0 technique, 1 evidence }
     HeadRecord { 0 writer, 1 incarnation, 2 size, 3 root, 4 frame }
     OpenIntent { 0 intent, 1 seq, 2 granted_bytes }
+    ErasureRecord { 0 subject, 1 keys, 2 approvers, 3 because }
 }
 
 impl Wire for Lineage {
@@ -665,6 +666,7 @@ pub(super) fn payload_value(payload: &Payload) -> Value {
         Payload::Key(p) => p.value(),
         Payload::Heads(p) => p.value(),
         Payload::Writer(p) => p.value(),
+        Payload::Erasure(p) => p.value(),
     }
 }
 
@@ -688,5 +690,6 @@ pub(super) fn read_payload(kind: Kind, value: Value) -> Result<Payload, Unexpect
         Kind::Key => Payload::Key(Wire::read(value)?),
         Kind::Heads => Payload::Heads(Wire::read(value)?),
         Kind::Writer => Payload::Writer(Wire::read(value)?),
+        Kind::Erasure => Payload::Erasure(Wire::read(value)?),
     })
 }

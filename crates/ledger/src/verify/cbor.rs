@@ -89,6 +89,35 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, String> {
     if reader.at == bytes.len() { Ok(value) } else { Err(format!("bytes follow the value at {}", reader.at)) }
 }
 
+/// Reads a map that fills `bytes`, and of it what `wanted` says of a key and the pairs kept so far. What is not kept is held
+/// to the one encoding all the same; most of an entry is nothing that this verifier has an opinion about. Also gives which
+/// keys were read over, a bit for each below 64.
+pub(super) fn read_some<'a>(
+    bytes: &'a [u8],
+    wanted: impl Fn(u64, &[(u64, Value<'a>)]) -> bool,
+) -> Result<(Value<'a>, u64), String> {
+    let mut reader = Reader { bytes, at: 0 };
+    let (major, _, count) = reader.head()?;
+    if major != 5 {
+        return Err("not a map at 0".into());
+    }
+    let (mut kept, mut over, mut last) = (Vec::with_capacity(8), 0, None);
+    for _ in 0..count {
+        let key = reader.key(&mut last)?;
+        if wanted(key, &kept) {
+            kept.push((key, reader.value(1)?));
+        } else {
+            reader.skip(1)?;
+            over |= 1_u64.checked_shl(u32::try_from(key).unwrap_or(u32::MAX)).unwrap_or(0);
+        }
+    }
+    if reader.at == bytes.len() {
+        Ok((Value::Map(kept), over))
+    } else {
+        Err(format!("bytes follow the value at {}", reader.at))
+    }
+}
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -151,25 +180,54 @@ impl<'a> Reader<'a> {
     }
 
     fn map(&mut self, count: u64, depth: u32) -> Result<Value<'a>, String> {
-        let mut pairs: Vec<(u64, Value<'a>)> = Vec::new();
+        let (mut pairs, mut last): (Vec<(u64, Value<'a>)>, _) = (Vec::new(), None);
         for _ in 0..count {
-            let at = self.at;
-            let (major, _, key) = self.head()?;
-            if major != 0 {
-                return Err(format!("a map key at {at} is not an unsigned number"));
-            }
-            if pairs.last().is_some_and(|(last, _)| *last >= key) {
-                return Err(format!("map keys do not ascend at {at}"));
-            }
+            let key = self.key(&mut last)?;
             pairs.push((key, self.value(depth + 1)?));
         }
         Ok(Value::Map(pairs))
+    }
+
+    /// A map's next key, higher than the last one.
+    fn key(&mut self, last: &mut Option<u64>) -> Result<u64, String> {
+        let at = self.at;
+        let (major, _, key) = self.head()?;
+        if major != 0 {
+            return Err(format!("a map key at {at} is not an unsigned number"));
+        }
+        if last.replace(key).is_some_and(|last| last >= key) {
+            return Err(format!("map keys do not ascend at {at}"));
+        }
+        Ok(key)
+    }
+
+    /// Reads over a value that is in its one encoding.
+    fn skip(&mut self, depth: u32) -> Result<(), String> {
+        let at = self.at;
+        if depth > MAX_DEPTH {
+            return Err(format!("nested deeper than {MAX_DEPTH} at {at}"));
+        }
+        let (major, info, argument) = self.head()?;
+        match major {
+            0 | 1 => Ok(()),
+            2 => self.take(argument).map(|_| ()),
+            3 => {
+                std::str::from_utf8(self.take(argument)?).map(|_| ()).map_err(|_| format!("text at {at} is not UTF-8"))
+            }
+            4 => (0..argument).try_for_each(|_| self.skip(depth + 1)),
+            5 => {
+                let mut last = None;
+                (0..argument).try_for_each(|_| self.key(&mut last).and_then(|_| self.skip(depth + 1)))
+            }
+            7 if info == 20 || info == 21 => Ok(()),
+            _ => Err(format!("a tag, float or null at {at}")),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Value, read};
+    use super::{Value, read, read_some};
 
     #[test]
     fn one_encoding_is_read() {
@@ -197,7 +255,14 @@ mod tests {
             &[],
         ] {
             assert!(read(bytes).is_err(), "{bytes:02x?}");
+            // The same below a key that is read over, and below one that is kept.
+            let inside = [&[0xa1, 0x00][..], bytes].concat();
+            assert!(read_some(&inside, |_, _| false).is_err(), "{bytes:02x?}");
+            assert!(read_some(&inside, |_, _| true).is_err(), "{bytes:02x?}");
         }
+        assert!(read_some(&[0x80], |_, _| true).is_err() && read_some(&[0xa0, 0x00], |_, _| true).is_err());
+        let deep = [&[0xa1, 0x00][..], &[0x81; 200]].concat();
+        assert!(read_some(&deep, |_, _| false).is_err());
         assert!(read(&[0x81; 200]).is_err());
     }
 }

@@ -7,7 +7,7 @@ use super::{
     facts::{Blob, Facts, Head, Key, Recovery, Special, facts},
     note::{Checkpoint, Vkey},
     segment::{FoundFrame, FoundHeader, Header, MAX_FRAME, Reason, SECTOR, frame, frame_follows, header, zeros},
-    tree::{Digest32, leaf, root, sha3},
+    tree::{Digest32, Part, leaf, parts, root, root_of_parts, sha3},
 };
 use crate::verify::report::Grade;
 use custody_model::WriterId;
@@ -61,6 +61,8 @@ pub(super) struct Chain {
     pub(super) leaves: Vec<Digest32>,
     /// Roots over each 256 leaves: worked out once, so that many roots cost little more than one.
     blocks: Vec<Digest32>,
+    /// Whole subtrees of the block that is not full yet, in falling sizes.
+    open: Vec<Part>,
     pub(super) walls: Vec<i64>,
     pub(super) ids: Vec<[u8; 16]>,
     /// Control number and seq of each control entry.
@@ -84,6 +86,7 @@ impl Chain {
             writer: writer.clone(),
             leaves: vec![],
             blocks: vec![],
+            open: vec![],
             walls: vec![],
             ids: vec![],
             control: vec![],
@@ -132,13 +135,23 @@ impl Chain {
         sha3(&[&[1], &self.range_root(from, middle), &self.range_root(middle, to)])
     }
 
+    /// Takes the subtrees of a frame, whose leaves are pushed: their hashes need not be worked out twice.
+    fn grow(&mut self, parts: Vec<Part>) {
+        for (mut level, mut hash) in parts {
+            while let Some((_, left)) = self.open.pop_if(|(l, _)| *l == level) {
+                (level, hash) = (level + 1, sha3(&[&[1], &left, &hash]));
+            }
+            match 1 << level == BLOCK {
+                true => self.blocks.push(hash),
+                false => self.open.push((level, hash)),
+            }
+        }
+    }
+
     fn push(&mut self, leaf: Digest32, facts: Facts) {
         let seq = self.leaves.len();
         let at = seq as u64;
         self.leaves.push(leaf);
-        if self.leaves.len().is_multiple_of(BLOCK) {
-            self.blocks.push(root(&self.leaves[seq + 1 - BLOCK..]));
-        }
         self.walls.push(facts.wall);
         self.ids.push(facts.id);
         if CONTROL_KINDS.contains(&facts.kind) {
@@ -362,7 +375,8 @@ impl Run<'_> {
                 return self.tampered(place, "the frame does not continue the one before");
             }
             let leaves: Vec<_> = frame.entries.iter().map(|e| leaf(e)).collect();
-            if root(&leaves) != frame.leaves_root {
+            let parts = parts(&leaves, seq, BLOCK.ilog2());
+            if root_of_parts(&parts) != frame.leaves_root {
                 let (place, message) = self.mismatch(chain, seq, &leaves);
                 return self.tampered(place, message);
             }
@@ -382,6 +396,7 @@ impl Run<'_> {
                 }
                 chain.push(*leaf, facts);
             }
+            chain.grow(parts);
             if let Err(why) = check_torn(&std::mem::take(&mut cursor.left), recovery) {
                 return self.tampered(place, why);
             }

@@ -61,7 +61,12 @@ pub(super) enum Special {
 
 /// Reads an entry; the error says what it is not.
 pub(super) fn facts(entry: &[u8]) -> Result<Facts, String> {
-    let map = cbor::read(entry)?;
+    let (map, over) = cbor::read_some(entry, |key, before| match key {
+        0 | 1 | 2 | 3 | 5 | 14 => true,
+        // A payload is read only where one of these kinds has something to say to a verifier.
+        12 => before.iter().any(|(k, kind)| *k == 1 && matches!(kind, Value::Unsigned(1 | 2 | 40..=42))),
+        _ => false,
+    })?;
     let unsigned = |key| map.get(key).and_then(Value::unsigned);
     match unsigned(0) {
         Some(1) => {}
@@ -74,7 +79,8 @@ pub(super) fn facts(entry: &[u8]) -> Result<Facts, String> {
     let control = unsigned(5).ok_or("it has no control position")?;
     let payload_blob = map.get(14).map(|v| blob(v).ok_or("its payload's blob is malformed")).transpose()?;
     let payload = map.get(12);
-    if payload.is_some() == payload_blob.is_some() {
+    let has_payload = payload.is_some() || over & (1 << 12) != 0;
+    if has_payload == payload_blob.is_some() {
         return Err("it has not exactly one of payload and blob".into());
     }
     let blobs = payload.map_or(Ok(vec![]), |p| named_blobs(kind, p))?;

@@ -49,7 +49,8 @@ pub(crate) fn touched(entry: &Entry) -> Vec<Touched<'_>> {
         | Payload::Bypass(_)
         | Payload::Key(_)
         | Payload::Heads(_)
-        | Payload::Writer(_) => None,
+        | Payload::Writer(_)
+        | Payload::Erasure(_) => None,
     };
     let same = |t: &Target| object.as_ref().is_some_and(|o| o.dataset == t.dataset && o.made_at == t.made_at);
     let targets: Vec<Touched<'_>> = entry
