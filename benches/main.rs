@@ -5,6 +5,7 @@
 //! cargo bench --bench custody -- replay            a million recorded decisions, made again
 //! cargo bench --bench custody -- pairs [FILTER]    two ways of the same work, in turns in one run; prints their ratio
 //! cargo bench --bench custody -- asof FOLDER       joins named on standard input; `benches/asof/compare.py` drives it
+//! cargo bench --bench custody -- ledger FOLDER [N] appending, opening, proving and verifying N entries on a real disk
 //! ```
 //!
 //! A figure without a peer or a floor beside it says more about the machine than about the code, so whatever is compared
@@ -13,6 +14,7 @@
 
 mod asof;
 mod lineage;
+mod ledger;
 mod pairs;
 mod policy;
 
@@ -22,6 +24,7 @@ fn main() {
         Some((first, filter)) if first == "pairs" => pairs::main(filter.first().map(String::as_str)),
         Some((first, rest)) if first == "asof" => asof::main(rest),
         Some((first, _)) if first == "replay" => policy::replay(),
+        Some((first, rest)) if first == "ledger" => ledger::main(rest),
         _ => divan::main(),
     }
 }

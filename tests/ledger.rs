@@ -20,6 +20,23 @@ fn without_memory_outside_freshness_is_unproven_and_with_it_proven() {
 }
 
 #[test]
+fn status_and_promises_are_tables() {
+    let world = World::published();
+    world.sql("researcher", "SELECT count(*) AS n FROM features.patient_profile");
+    let told = world.run(&["--as", "auditor", "--format", "csv", "ledger", "status"]).code(0);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[0], "writer,incarnation,entries,signed,last_beat,state");
+    assert!(lines.len() == 2 && lines[1].starts_with("cli-0,"), "{told}");
+    let slo = "SELECT metric, target, ok FROM system.metrics.slo ORDER BY metric";
+    assert_eq!(
+        world.sql("auditor", slo),
+        "metric,target,ok\naudit_coverage_percent,100,true\ndurable_p99_us,2000000,true\nunsigned_entries,65536,true\n"
+    );
+    // They are for who runs the ledger.
+    assert_eq!(world.sql("researcher", slo), "metric,target,ok\n");
+}
+
+#[test]
 fn one_flipped_bit_is_tampering() {
     let world = World::published();
     let segment = world.project().join("warehouse/ledger/w/cli-0/seg/000000000001.seg");

@@ -468,6 +468,11 @@ pub(crate) enum LedgerCommand {
         #[arg(short = 'm', long = "because", value_name = "WHY")]
         because: String,
     },
+    /// Writers, how many entries each has, and how many of them are signed.
+    Status {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Prints the ledger's root key, to be kept where proofs are checked.
     RootKey,
     /// Entries, newest last.

@@ -28,15 +28,16 @@ use custody_ledger::{
     decode, encode, fetch, put_blob,
 };
 use custody_model::{
-    BlobRef, ControlSeq, Entry, EntryId, EntryRef, Hash, Measure, Outcome, Payload, Problem, ReadOutcome, WriterId,
+    BlobRef, ControlSeq, Entry, EntryId, EntryRef, Hash, Measure, Outcome, Payload, Problem, ReadOutcome, Seq, WriterId,
 };
 use custody_store::FileDisk;
 use open::Pending;
 use peer::{Peer, Synced};
 use std::{
+    collections::VecDeque,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -52,6 +53,8 @@ use writer::{Job, Sort};
 const QUEUE: usize = 4096;
 /// Bytes of queued entries.
 const QUEUE_BYTES: usize = 64 << 20;
+/// Of how many of the newest entries it is kept how long they took.
+const WAITS: usize = 1024;
 /// How long an orderly end waits for reads that are still open.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -127,7 +130,7 @@ impl From<DiskError> for NotAudited {
 impl From<NotAudited> for Problem {
     fn from(not: NotAudited) -> Self {
         let (code, help) = match &not {
-            NotAudited::Slow(_) => (7001, "try again; `custody ledger status` shows how long the disk takes to sync"),
+            NotAudited::Slow(_) => (7001, "try again; `SELECT * FROM system.metrics.slo` shows how long entries take"),
             NotAudited::NoSpace(_) => (7002, "free space on the disk that holds the warehouse, then try again"),
             NotAudited::Broken(_) => {
                 (7004, "check the disk that holds the warehouse; the ledger goes on when it works again")
@@ -205,6 +208,10 @@ struct Shared {
     writer: WriterId,
     log_id: Hash,
     peer: Option<Peer>,
+    /// The first seq of this process.
+    began: Seq,
+    /// How long the newest entries took to become durable, in microseconds.
+    waits: std::sync::Mutex<VecDeque<u64>>,
 }
 
 impl Recorder {
@@ -253,6 +260,8 @@ impl Recorder {
             writer: opened.chain.writer().clone(),
             log_id: opened.chain.log_id(),
             peer: peer.clone(),
+            began: Seq(opened.chain.size().0),
+            waits: std::sync::Mutex::default(),
         };
         writer::start(opened.chain, opened.keys, opened.signer, clock, jobs, peer)?;
         Ok(Self {
@@ -270,6 +279,19 @@ impl Recorder {
     /// Which ledger.
     pub fn log_id(&self) -> Hash {
         self.shared.log_id
+    }
+
+    /// The first seq that this process has written to its chain, after what opening it took.
+    pub fn began(&self) -> Seq {
+        self.shared.began
+    }
+
+    /// How long the slowest but one percent of the newest entries took to become durable.
+    pub fn durable_p99_micros(&self) -> u64 {
+        let waits = self.shared.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted: Vec<u64> = waits.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get((sorted.len() * 99 / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
     }
 
     /// How many of this chain's entries the second copy holds; `None`: there is none, or it is away.
@@ -307,7 +329,10 @@ impl Recorder {
         let wait = timeout_at(deadline, shared.enqueue(bytes, Sort::Entry)).await.map_err(slow)??;
         // From here on the intent may become durable, whoever still waits for it.
         slot.permit = Some(permit);
-        let appended = match timeout_at(deadline, wait).await {
+        let began = Instant::now();
+        let answer = timeout_at(deadline, wait).await;
+        shared.took(began);
+        let appended = match answer {
             Ok(answer) => answer.unwrap_or(Err(NotAudited::Closed)),
             Err(_) => {
                 slot.give_up("refused");
@@ -425,6 +450,15 @@ impl Shared {
         Ok(encoded.entry)
     }
 
+    /// Counts how long an entry took, or was waited for.
+    fn took(&self, began: Instant) {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.len() == WAITS {
+            waits.pop_front();
+        }
+        waits.push_back(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+    }
+
     /// Queues an entry; the receiver tells what became of it.
     async fn enqueue(&self, entry: EntryBytes, sort: Sort) -> Result<Answer, NotAudited> {
         let length = u32::try_from(entry.as_bytes().len()).unwrap_or(u32::MAX);
@@ -437,8 +471,11 @@ impl Shared {
 
     /// Makes an entry as durable as it asks for, or gives up waiting.
     async fn append(&self, entry: EntryBytes, sort: Sort) -> Result<AuditReceipt, NotAudited> {
+        let began = Instant::now();
         let work = async { self.enqueue(entry, sort).await?.await.unwrap_or(Err(NotAudited::Closed)) };
-        let synced = timeout(self.patience, work).await.unwrap_or(Err(NotAudited::Slow(self.patience)))?;
+        let synced = timeout(self.patience, work).await.unwrap_or(Err(NotAudited::Slow(self.patience)));
+        self.took(began);
+        let synced = synced?;
         synced.appended.settle(synced.reached).map_err(|_| NotAudited::Durability)
     }
 }

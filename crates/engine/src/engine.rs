@@ -40,7 +40,7 @@ use datafusion::{
 };
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
 
 /// A warehouse, opened by this process.
@@ -52,6 +52,8 @@ pub struct Engine {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) decisions: Decisions,
     pub(crate) system: Mutex<SystemState>,
+    /// Reads of which something has left, counted where it leaves: what the ledger's entries are held against.
+    pub(crate) reads_released: AtomicU64,
     folded: Mutex<Folded>,
     base: SessionState,
 }
@@ -111,6 +113,7 @@ impl Engine {
         let engine = Arc::new(Self {
             keys: Arc::new(Keys::open(&settings.keys())?),
             system: Mutex::new(SystemState::new(&settings.ledger())?),
+            reads_released: AtomicU64::new(0),
             base,
             folded: Mutex::new(Folded { catalog: Arc::new(Catalog::new()), bundle: None }),
             decisions: Decisions::new(NonZeroUsize::MIN.saturating_add(4095)),

@@ -198,11 +198,14 @@ impl GovernedRead {
 
     /// Asks to hand out `rows` rows in `bytes` encoded bytes. `Ok`: durable entries cover them.
     pub async fn release(&mut self, rows: u64, bytes: u64) -> Result<(), Problem> {
-        if let Body::Rows { slot, granted, wide, .. } = &mut self.body {
+        if let Body::Rows { slot, granted, wide, session, .. } = &mut self.body {
             let total = self.released.bytes + bytes;
             if total > granted.saturating_sub(*wide / 2) {
                 *granted = total + *wide;
                 slot.progress(*granted).await?;
+            }
+            if self.released.batches == 0 {
+                session.engine.reads_released.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
             slot.released().add(rows, bytes);
         }

@@ -20,7 +20,7 @@ use custody_model::{
 use custody_policy::{ColumnGrant, Grant, RowGrant, enforce, subject_key};
 use custody_store::FileDisk;
 use custody_system_tables::{
-    CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, Snapshot, TagRow, Viewer,
+    CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, Snapshot, TagRow, Viewer,
 };
 use datafusion::datasource::MemTable;
 use sha3::{Digest, Sha3_256};
@@ -372,6 +372,31 @@ impl Facts for EngineFacts<'_> {
                 note: String::from_utf8_lossy(&note.to_bytes()).into_owned(),
                 signed_at: system.covered.get(&(writer, head.size.0)).copied().unwrap_or_default(),
             });
+        }
+        Ok(rows)
+    }
+
+    fn slo(&self, snapshot: &Snapshot) -> Result<Vec<SloRow>, Box<dyn std::error::Error + Send + Sync>> {
+        let engine = &self.session.engine;
+        let (recorder, writer) = (&engine.recorder, engine.recorder.writer());
+        let released = engine.reads_released.load(std::sync::atomic::Ordering::Relaxed);
+        let recorded = snapshot.reads_from(writer, recorder.began());
+        let covered = (recorded * 100).checked_div(released).map_or(100, |percent| percent.min(100));
+        let signed: u64 = self.checkpoints()?.iter().map(|c| c.tree_size).sum();
+        let entries: u64 = snapshot.heads().map(|(_, seq)| seq.0 + 1).sum();
+        let unsigned = entries.saturating_sub(signed);
+        let at_most = |metric, value: u64, target| SloRow { metric, value: Some(value), target, ok: value <= target };
+        let patience = u64::try_from(engine.settings.patience.as_micros()).unwrap_or(u64::MAX);
+        let mut rows = vec![
+            SloRow { metric: "audit_coverage_percent", value: Some(covered), target: 100, ok: recorded >= released },
+            at_most("durable_p99_us", recorder.durable_p99_micros(), patience),
+            at_most("unsigned_entries", unsigned, 65_536),
+        ];
+        if engine.settings.peer.is_some() {
+            let own = snapshot.heads().find(|(w, _)| *w == writer).map_or(0, |(_, seq)| seq.0 + 1);
+            let lag = recorder.peer_held().map(|held| own.saturating_sub(held));
+            let ok = lag.is_some_and(|lag| lag <= 4096);
+            rows.push(SloRow { metric: "replica_lag_entries", value: lag, target: 4096, ok });
         }
         Ok(rows)
     }

@@ -11,7 +11,7 @@
 //! Before a checkpoint, tiles that have become whole are stored; after the first checkpoint of a segment its edge, from
 //! which the next opening reads.
 //!
-//! Deliberately absent: segments prepared ahead and the reserve, merging of heads.
+//! Deliberately absent: segments prepared ahead and the reserve; which heads are merged when is the caller's to say.
 
 use crate::{
     disk::{Disk, DiskError, DiskLock},
@@ -28,8 +28,8 @@ use crate::{
     tree::{Sha3, Tree, TreeHash, TreeSize},
 };
 use custody_model::{
-    ControlSeq, Durability, Entry, EntryId, EntryRef, Hash, Measure, OpenIntent, Outcome, Payload, Reason, Seq, Verb,
-    WallNanos, WriterEvent, WriterId,
+    ControlSeq, Durability, Entry, EntryId, EntryRef, Hash, HeadRecord, Measure, OpenIntent, Outcome, Payload, Reason,
+    Seq, Verb, WallNanos, WriterEvent, WriterId,
 };
 use std::{collections::BTreeMap, fmt};
 
@@ -468,6 +468,12 @@ impl<D: Disk> Chain<D> {
             self.disk.publish(&edge_path(&self.options.writer), &edge.to_bytes())?;
         }
         Ok(note)
+    }
+
+    /// Records the heads of other writers, durably; the next checkpoint covers them.
+    pub fn heads(&mut self, heads: Vec<HeadRecord>, now: WallNanos) -> Result<(), CommitFailed> {
+        let entry = self.own_entry(Payload::Heads(heads), now)?;
+        self.append(&[entry], now).map(|_| ())
     }
 
     /// Stores tiles that have become whole. One that is there already, from before a crash, has the same bytes.

@@ -17,6 +17,7 @@ pub mod format;
 mod frames;
 #[cfg(test)]
 mod fuzz;
+mod heads;
 mod keys;
 mod note;
 mod peer;
@@ -44,6 +45,7 @@ pub use disk::{Disk, DiskBlobs, DiskError, DiskLock, blob_path, put_blob};
 pub use format::{
     Blobs, DecodeError, EncodeError, Encoded, EntryBytes, NoBlobs, blob_ref, decode, encode, fetch, lineage_hash,
 };
+pub use heads::signed_head;
 pub use keys::{
     BadGenesis, Certificate, EPOCH_NANOS, EpochSigner, GENESIS_PATH, Genesis, KeyError, KeySet, LEDGER_FORMAT,
     SignFailed, Signer,

@@ -11,7 +11,7 @@
 //!
 //! What a viewer may not see is absent, so that counts differ by viewer and nothing confirms a hidden name.
 
-use crate::{edges::Edge, schema::tables};
+use crate::{Snapshot, edges::Edge, schema::tables};
 use custody_catalog::Catalog;
 use custody_model::{ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion};
 use std::{
@@ -106,6 +106,19 @@ pub struct CheckpointRow {
     pub signed_at: custody_model::WallNanos,
 }
 
+/// A promise of the ledger, and how it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SloRow {
+    /// Its name, with its unit at the end.
+    pub metric: &'static str,
+    /// What was measured; `None`: it cannot be.
+    pub value: Option<u64>,
+    /// What it is held to.
+    pub target: u64,
+    /// Whether it holds.
+    pub ok: bool,
+}
+
 /// What neither the entries nor the catalog say; the engine knows it.
 pub trait Facts {
     /// The classes of a column at the snapshot's position, closed under `UNDER`, sorted.
@@ -114,6 +127,8 @@ pub trait Facts {
     fn policies(&self) -> &PolicyRows;
     /// The checkpoints kept, by origin and size.
     fn checkpoints(&self) -> Result<Vec<CheckpointRow>, Box<dyn std::error::Error + Send + Sync>>;
+    /// The ledger's promises, as this process sees them.
+    fn slo(&self, snapshot: &Snapshot) -> Result<Vec<SloRow>, Box<dyn std::error::Error + Send + Sync>>;
     /// The key that decisions for this subject are made under.
     fn subject_key(&self, subject: &Subject) -> Hash;
     /// A sealed client address in clear; `None` where its key is gone.

@@ -30,7 +30,7 @@ mod tables;
 pub use edges::{Edge, EdgeKind};
 pub use error::SystemError;
 pub use fold::Fold;
-pub use gate::{CheckpointRow, Facts, PolicyRow, PolicyRows, RowSetRow, Sees, TagRow, Viewer};
+pub use gate::{CheckpointRow, Facts, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, TagRow, Viewer};
 pub use graph::{Direction, Graph, Hop};
 pub use schema::{SystemTable, closure_schema, system_node, system_table, tables};
 pub use snapshot::Snapshot;

@@ -78,6 +78,7 @@ pub(crate) enum Table {
     Checkpoints,
     Writers,
     Keys,
+    Slo,
     Closure,
 }
 
@@ -567,6 +568,14 @@ const SPECS: &[Spec] = &[
             opt("row_groups", Int),
             opt("row_groups_skipped", Int),
         ],
+    },
+    Spec {
+        table: Table::Slo,
+        number: 22,
+        schema: "system.metrics",
+        name: "slo",
+        about: "what the ledger promises of itself, and how it stands in this process",
+        columns: &[one("metric", Text), opt("value", Int), one("target", Int), one("ok", Bool)],
     },
 ];
 

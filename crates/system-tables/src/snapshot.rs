@@ -70,6 +70,7 @@ impl Snapshot {
             Table::Checkpoints => ledger::checkpoints(&gate, facts, &mut rows)?,
             Table::Writers => ledger::writers(self, &gate, &mut rows)?,
             Table::Keys => ledger::keys(self, &gate, &mut rows)?,
+            Table::Slo => ledger::slo(self, &gate, facts, &mut rows)?,
         }
         rows.finish()
     }
@@ -135,6 +136,19 @@ impl Snapshot {
             };
             (stored, request)
         })
+    }
+
+    /// The newest seq of each writer.
+    pub fn heads(&self) -> impl Iterator<Item = (&WriterId, Seq)> {
+        self.chains.iter().filter_map(|(writer, chain)| Some((writer, chain.head?)))
+    }
+
+    /// How many reads a writer has recorded from a seq on.
+    pub fn reads_from(&self, writer: &WriterId, from: Seq) -> u64 {
+        let Some(chain) = self.chains.get(writer) else { return 0 };
+        let is_read =
+            |slot: &&Arc<Slot>| slot.stored.seq >= from && matches!(slot.stored.entry.kind(), Kind::ReadIntent);
+        chain.requests.iter().filter(is_read).count() as u64
     }
 
     /// The lineage that the version made at this position was published with.

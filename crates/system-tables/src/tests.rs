@@ -403,6 +403,10 @@ impl Facts for Fixed {
             signed_at: WallNanos(0),
         }])
     }
+    fn slo(&self, snapshot: &Snapshot) -> Result<Vec<SloRow>, Box<dyn std::error::Error + Send + Sync>> {
+        let entries = snapshot.heads().map(|(_, seq)| seq.0 + 1).sum();
+        Ok(vec![SloRow { metric: "entries", value: Some(entries), target: 1, ok: true }])
+    }
     fn subject_key(&self, subject: &Subject) -> Hash {
         hash(subject.principal.0.len() as u8)
     }
@@ -543,7 +547,8 @@ fn numbers_of_columns_are_frozen() {
         system.ledger.checkpoints 1217+5
         system.ledger.writers 1281+5
         system.ledger.keys 1345+5
-        system.lineage.scans 1665+9"#]]
+        system.lineage.scans 1665+9
+        system.metrics.slo 1729+4"#]]
     .assert_eq(&first.join("\n"));
 }
 
@@ -1161,6 +1166,14 @@ fn ledger_tables() {
         "*",
         expect![[r#"
         1 v1 2 - active
+    "#]],
+    );
+    check(
+        "operator",
+        "system.metrics.slo",
+        "*",
+        expect![[r#"
+        entries 21 1 true
     "#]],
     );
     check(

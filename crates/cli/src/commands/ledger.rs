@@ -100,6 +100,12 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             out(&custody_engine::root_key(&folder)?);
             Ok(Done::Well)
         }
+        LedgerCommand::Status { output } => {
+            let text = "SELECT w.writer, w.incarnation, w.head_seq + 1 AS entries, c.tree_size AS signed, w.last_beat, \
+                        w.state FROM system.ledger.writers AS w LEFT JOIN system.ledger.checkpoints AS c \
+                        ON split_part(c.origin, '/', 3) = w.writer ORDER BY w.writer";
+            super::query::ask(context, super::query::with(text, vec![]), vec![], format, output).await
+        }
         LedgerCommand::Tail { kind, output } => {
             let text = "SELECT writer, seq, kind, event_time, control_seq, leaf_hash FROM system.ledger.entries \
                         WHERE ($1 IS NULL OR kind = $1) ORDER BY event_time, writer, seq";

@@ -6,11 +6,13 @@ use super::{
     peer::{Peer, Reply, Synced},
 };
 use crate::clock::Clock;
-use custody_ledger::{Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
-use custody_model::{Durability, Problem, WallNanos};
+use custody_ledger::{
+    Chain, CommitFailed, Disk, DiskError, DiskLock, EntryBytes, EpochSigner, KeySet, Reader, Signer, signed_head,
+};
+use custody_model::{Durability, HeadRecord, Problem, WallNanos, WriterId};
 use custody_store::FileDisk;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -76,6 +78,7 @@ struct Worker {
     last_revival: Option<Instant>,
     last_checkpoint: Instant,
     peer: Option<Peer>,
+    merger: Merger,
 }
 
 /// How the thread was told to end.
@@ -99,8 +102,18 @@ pub(super) fn start(
     let failed = |e: std::io::Error| Problem::new(7009, format!("the ledger's thread cannot start: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let owed = VecDeque::new();
-    let mut worker =
-        Worker { chain, keys, signer, clock, jobs, owed, last_revival: None, last_checkpoint: Instant::now(), peer };
+    let mut worker = Worker {
+        chain,
+        keys,
+        signer,
+        clock,
+        jobs,
+        owed,
+        last_revival: None,
+        last_checkpoint: Instant::now(),
+        peer,
+        merger: Merger::default(),
+    };
     let run = move || {
         let end = runtime.block_on(worker.serve());
         match end {
@@ -129,9 +142,7 @@ impl Worker {
     async fn serve(&mut self) -> End {
         loop {
             let due = CHECKPOINT_EVERY.saturating_sub(self.last_checkpoint.elapsed());
-            let unfinished = self.unsigned() > 0 || !self.owed.is_empty();
-            let next = if unfinished { timeout(due, self.jobs.recv()).await } else { Ok(self.jobs.recv().await) };
-            match next {
+            match timeout(due, self.jobs.recv()).await {
                 Ok(None) => return End::Dropped,
                 Ok(Some(job)) => {
                     if let Some(end) = self.batch(job) {
@@ -140,7 +151,11 @@ impl Worker {
                 }
                 Err(_) => {
                     self.commit(vec![], vec![]);
-                    self.checkpoint();
+                    self.merge();
+                    match self.unsigned() {
+                        0 => self.last_checkpoint = Instant::now(),
+                        _ => self.checkpoint(),
+                    }
                 }
             }
             let due = self.unsigned() > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
@@ -264,6 +279,26 @@ impl Worker {
         self.chain.size().0.saturating_sub(self.chain.signed_size().0)
     }
 
+    /// Records how far the other writers have got, if this process is the one that does so and any has got further.
+    fn merge(&mut self) {
+        if let Err(e) = self.try_merge() {
+            tracing::warn!("the heads of other writers are not recorded: {e}");
+        }
+    }
+
+    fn try_merge(&mut self) -> Result<(), NotAudited> {
+        if self.chain.is_poisoned() {
+            return Ok(());
+        }
+        let disk = Arc::clone(self.chain.disk());
+        let heads = self.merger.heads(&disk, self.chain.writer())?;
+        if heads.is_empty() {
+            return Ok(());
+        }
+        self.chain.heads(heads, self.clock.now())?;
+        Ok(())
+    }
+
     /// Signs the chain as it stands, with a fresh key where the old one ends.
     fn checkpoint(&mut self) {
         self.last_checkpoint = Instant::now();
@@ -293,9 +328,10 @@ impl Worker {
         Ok(())
     }
 
-    /// The orderly end, with what is owed.
+    /// The orderly end, with what is owed and a last round of heads.
     fn close(mut self) -> Result<(), NotAudited> {
         self.commit(vec![], vec![]);
+        self.merge();
         let now = self.clock.now();
         self.renew(now)?;
         let disk = Arc::clone(self.chain.disk());
@@ -313,5 +349,37 @@ impl Worker {
             peer.end(PEER_END);
         }
         signed
+    }
+}
+
+/// One process of all writes down how far the others have got: whoever holds the lock of the merged heads.
+#[derive(Default)]
+struct Merger {
+    lock: Option<DiskLock>,
+    /// Checkpoints seen last, by writer.
+    seen: BTreeMap<WriterId, Vec<u8>>,
+}
+
+impl Merger {
+    /// Heads of all other writers, if one of them has a new checkpoint and this process holds the lock.
+    fn heads(&mut self, disk: &Arc<FileDisk>, own: &WriterId) -> Result<Vec<HeadRecord>, DiskError> {
+        if self.lock.is_none() {
+            self.lock = disk.lock("anchor/LOCK")?;
+        }
+        if self.lock.is_none() {
+            return Ok(vec![]);
+        }
+        let reader = Reader::new(Arc::clone(disk));
+        let (mut heads, mut grown) = (vec![], false);
+        for writer in reader.writers()?.into_iter().filter(|writer| writer != own) {
+            let note = reader.checkpoint(&writer)?.unwrap_or_default();
+            grown |= self.seen.insert(writer.clone(), note.clone()) != Some(note);
+            heads.push(writer);
+        }
+        if !grown {
+            return Ok(vec![]);
+        }
+        let heads: Result<Vec<_>, _> = heads.iter().map(|writer| signed_head(disk, writer)).collect();
+        Ok(heads?.into_iter().flatten().collect())
     }
 }

@@ -76,6 +76,17 @@ pub(crate) fn writers(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> 
     Ok(())
 }
 
+/// As the engine measures them.
+pub(crate) fn slo(snapshot: &Snapshot, gate: &Gate<'_>, facts: &dyn Facts, rows: &mut Rows) -> Result<(), SystemError> {
+    if !gate.ledger() {
+        return Ok(());
+    }
+    for row in facts.slo(snapshot).map_err(SystemError::Facts)? {
+        rows.push([row.metric.into(), row.value.into(), row.target.into(), row.ok.into()])?;
+    }
+    Ok(())
+}
+
 /// By writer and place. A key may sign trees larger than its entry's place, until the next key's.
 pub(crate) fn keys(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
     for chain in snapshot.chains.values().filter(|_| gate.ledger()) {

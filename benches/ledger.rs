@@ -1,15 +1,11 @@
-//! Measures the ledger on this machine's disk, with the disk's own figures and the raw hash rate beside it.
+//! The ledger on this machine's disk, with the disk's own figures and the raw hash rate beside it.
 //!
 //! ```text
-//! cargo run --release -p custody-ledger --example measure -- FOLDER [ENTRIES]
+//! cargo bench --bench custody -- ledger FOLDER [ENTRIES]
 //! ```
 //!
-//! FOLDER is made anew and holds a ledger of ENTRIES (default 1,000,000) afterwards. Every number is of this run.
-#![forbid(unsafe_code)]
-
-#[path = "../../store/src/disk.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs)]
-mod disk;
+//! FOLDER is made anew and holds a ledger of ENTRIES (default 1,000,000) afterwards; one that is there is verified only. Every
+//! number is of this run.
 
 use custody_ledger::{
     Chain, ChainOptions, Disk, EntryBytes, Genesis, KeySet, Prover, Sha3, TreeHash, encode,
@@ -19,7 +15,7 @@ use custody_model::{
     ControlSeq, Entry, EntryId, Hash, Measure, Outcome, Payload, ReadIntent, ReadOutcome, Reason, Verb, WallNanos,
     WriterId,
 };
-use disk::FileDisk;
+use custody_store::FileDisk;
 use std::{
     io::Write,
     path::Path,
@@ -99,12 +95,17 @@ fn percentile(sorted: &[Duration], of: usize) -> Duration {
     sorted.get((sorted.len() * of / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
-fn main() -> Result<(), Failed> {
-    let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("measure FOLDER [ENTRIES]")?;
+/// Measures what `arguments` name.
+pub(crate) fn main(arguments: &[String]) {
+    run(arguments).unwrap();
+}
+
+fn run(arguments: &[String]) -> Result<(), Failed> {
+    let mut arguments = arguments.iter();
+    let folder = arguments.next().ok_or("ledger FOLDER [ENTRIES]")?.clone();
     let total: u64 = arguments.next().map_or(Ok(1_000_000), |n| n.parse())?;
     let mut out = std::io::stdout();
-    if std::path::Path::new(&folder).exists() {
+    if Path::new(&folder).exists() {
         return judge(&folder, &mut out);
     }
     std::fs::create_dir(&folder)?;
