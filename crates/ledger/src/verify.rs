@@ -44,6 +44,12 @@ pub trait Source {
     /// A whole file; `None` where it does not exist.
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Unreadable>;
 
+    /// A whole file into a buffer that is there already; `false` where it does not exist.
+    fn read_into(&self, path: &str, buffer: &mut Vec<u8>) -> Result<bool, Unreadable> {
+        let found = self.read(path)?;
+        Ok(found.map(|bytes| *buffer = bytes).is_some())
+    }
+
     /// The first bytes of a file, fewer where it is shorter; `None` where it does not exist.
     fn read_start(&self, path: &str, length: usize) -> Result<Option<Vec<u8>>, Unreadable> {
         Ok(self.read(path)?.map(|mut bytes| {
@@ -122,7 +128,7 @@ const CLOCK_SLACK_NANOS: i64 = 60 * 1_000_000_000;
 
 /// Checks every writer of a ledger, what they share, and what the outside remembers.
 pub fn verify(ledger: &dyn Source, trust: &TrustPolicy, outside: &Outside<'_>) -> Report {
-    let mut run = Run { ledger, findings: vec![] };
+    let mut run = Run { ledger, findings: vec![], buffer: vec![] };
     let Some(log) = run.genesis(trust) else {
         return Report::new(vec![], run.findings, None, outside.max_age);
     };
@@ -165,6 +171,8 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
 struct Run<'a> {
     ledger: &'a dyn Source,
     findings: Vec<Finding>,
+    /// For segments, one after the other: they are large, and fresh memory is slow.
+    buffer: Vec<u8>,
 }
 
 impl Run<'_> {

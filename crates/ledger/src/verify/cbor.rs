@@ -89,36 +89,28 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, String> {
     if reader.at == bytes.len() { Ok(value) } else { Err(format!("bytes follow the value at {}", reader.at)) }
 }
 
-/// Reads a map that fills `bytes`, and of it what `wanted` says of a key and the pairs kept so far. What is not kept is held
-/// to the one encoding all the same; most of an entry is nothing that this verifier has an opinion about. Also gives which
-/// keys were read over, a bit for each below 64.
-pub(super) fn read_some<'a>(
+/// Reads a map that fills `bytes`: `take` is given each key and the reader, which stands before the key's value, and reads
+/// that value or skips it. What is skipped is held to the one encoding all the same; most of an entry is nothing that this
+/// verifier has an opinion about.
+pub(super) fn each<'a>(
     bytes: &'a [u8],
-    wanted: impl Fn(u64, &[(u64, Value<'a>)]) -> bool,
-) -> Result<(Value<'a>, u64), String> {
+    mut take: impl FnMut(u64, &mut Reader<'a>) -> Result<(), String>,
+) -> Result<(), String> {
     let mut reader = Reader { bytes, at: 0 };
     let (major, _, count) = reader.head()?;
     if major != 5 {
         return Err("not a map at 0".into());
     }
-    let (mut kept, mut over, mut last) = (Vec::with_capacity(8), 0, None);
+    let mut last = None;
     for _ in 0..count {
         let key = reader.key(&mut last)?;
-        if wanted(key, &kept) {
-            kept.push((key, reader.value(1)?));
-        } else {
-            reader.skip(1)?;
-            over |= 1_u64.checked_shl(u32::try_from(key).unwrap_or(u32::MAX)).unwrap_or(0);
-        }
+        take(key, &mut reader)?;
     }
-    if reader.at == bytes.len() {
-        Ok((Value::Map(kept), over))
-    } else {
-        Err(format!("bytes follow the value at {}", reader.at))
-    }
+    if reader.at == bytes.len() { Ok(()) } else { Err(format!("bytes follow the value at {}", reader.at)) }
 }
 
-struct Reader<'a> {
+/// A place in canonical bytes.
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
@@ -136,7 +128,19 @@ impl<'a> Reader<'a> {
     }
 
     /// Initial byte and argument, in the shortest form.
+    #[inline]
     fn head(&mut self) -> Result<(u8, u8, u64), String> {
+        match self.bytes.get(self.at) {
+            // Most heads of an entry: small numbers, keys, short lengths.
+            Some(first) if first & 31 < 24 => {
+                self.at += 1;
+                Ok((first >> 5, first & 31, u64::from(first & 31)))
+            }
+            _ => self.long_head(),
+        }
+    }
+
+    fn long_head(&mut self) -> Result<(u8, u8, u64), String> {
         let at = self.at;
         let first = self.take(1)?[0];
         let (major, info) = (first >> 5, first & 31);
@@ -158,7 +162,8 @@ impl<'a> Reader<'a> {
         Ok(self.take(width)?.iter().fold(0, |n, b| n << 8 | u64::from(*b)))
     }
 
-    fn value(&mut self, depth: u32) -> Result<Value<'a>, String> {
+    /// Reads a value.
+    pub(super) fn value(&mut self, depth: u32) -> Result<Value<'a>, String> {
         let at = self.at;
         if depth > MAX_DEPTH {
             return Err(format!("nested deeper than {MAX_DEPTH} at {at}"));
@@ -202,7 +207,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads over a value that is in its one encoding.
-    fn skip(&mut self, depth: u32) -> Result<(), String> {
+    pub(super) fn skip(&mut self, depth: u32) -> Result<(), String> {
         let at = self.at;
         if depth > MAX_DEPTH {
             return Err(format!("nested deeper than {MAX_DEPTH} at {at}"));
@@ -227,7 +232,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Value, read, read_some};
+    use super::{Value, each, read};
 
     #[test]
     fn one_encoding_is_read() {
@@ -255,14 +260,14 @@ mod tests {
             &[],
         ] {
             assert!(read(bytes).is_err(), "{bytes:02x?}");
-            // The same below a key that is read over, and below one that is kept.
+            // The same below a key that is skipped, and below one that is read.
             let inside = [&[0xa1, 0x00][..], bytes].concat();
-            assert!(read_some(&inside, |_, _| false).is_err(), "{bytes:02x?}");
-            assert!(read_some(&inside, |_, _| true).is_err(), "{bytes:02x?}");
+            assert!(each(&inside, |_, r| r.skip(1)).is_err(), "{bytes:02x?}");
+            assert!(each(&inside, |_, r| r.value(1).map(|_| ())).is_err(), "{bytes:02x?}");
         }
-        assert!(read_some(&[0x80], |_, _| true).is_err() && read_some(&[0xa0, 0x00], |_, _| true).is_err());
-        let deep = [&[0xa1, 0x00][..], &[0x81; 200]].concat();
-        assert!(read_some(&deep, |_, _| false).is_err());
+        let skip = |bytes: &[u8]| each(bytes, |_, r| r.skip(1));
+        assert!(skip(&[0x80]).is_err() && skip(&[0xa0, 0x00]).is_err() && skip(&[0xa0]).is_ok());
+        assert!(skip(&[&[0xa1, 0x00][..], &[0x81; 200]].concat()).is_err());
         assert!(read(&[0x81; 200]).is_err());
     }
 }

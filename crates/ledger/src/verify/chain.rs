@@ -7,7 +7,7 @@ use super::{
     facts::{Blob, Facts, Head, Key, Recovery, Special, facts},
     note::{Checkpoint, Vkey},
     segment::{FoundFrame, FoundHeader, Header, MAX_FRAME, Reason, SECTOR, frame, frame_follows, header, zeros},
-    tree::{Digest32, Part, leaf, parts, root, root_of_parts, sha3},
+    tree::{Digest32, Part, leaf, node, parts, root, root_of_parts, sha3},
 };
 use crate::verify::report::Grade;
 use custody_model::WriterId;
@@ -132,14 +132,14 @@ impl Chain {
             return root(&self.leaves[from..to]);
         }
         let middle = from + length.next_power_of_two() / 2;
-        sha3(&[&[1], &self.range_root(from, middle), &self.range_root(middle, to)])
+        node(&self.range_root(from, middle), &self.range_root(middle, to))
     }
 
     /// Takes the subtrees of a frame, whose leaves are pushed: their hashes need not be worked out twice.
     fn grow(&mut self, parts: Vec<Part>) {
         for (mut level, mut hash) in parts {
             while let Some((_, left)) = self.open.pop_if(|(l, _)| *l == level) {
-                (level, hash) = (level + 1, sha3(&[&[1], &left, &hash]));
+                (level, hash) = (level + 1, node(&left, &hash));
             }
             match 1 << level == BLOCK {
                 true => self.blocks.push(hash),
@@ -296,9 +296,30 @@ impl Run<'_> {
         if !follows {
             return self.tampered(place, "the header does not continue the segment before");
         }
-        let Some(mut bytes) = self.read(&path) else { return };
+        let mut bytes = std::mem::take(&mut self.buffer);
+        match self.ledger.read_into(&path, &mut bytes) {
+            Ok(true) => self.frames_of(chain, cursor, segment, next, signed, &mut bytes),
+            Ok(false) => {}
+            Err(why) => self.unverifiable(Place::file(&path), why.to_string()),
+        }
+        self.buffer = bytes;
+    }
+
+    /// The frames of one segment, and what lies beyond them.
+    fn frames_of(
+        &mut self,
+        chain: &mut Chain,
+        cursor: &mut Cursor,
+        segment: &Opened,
+        next: Option<&Header>,
+        signed: u64,
+        bytes: &mut Vec<u8>,
+    ) {
+        let path = format!("w/{}/seg/{:012}.seg", chain.writer, segment.number);
+        let place = Place::segment(&chain.writer, segment.number, 0);
+        let header = &segment.header;
         if next.is_none() {
-            bytes = self.settled(&path, bytes, &header.salt);
+            self.settle(&path, bytes, &header.salt);
         }
         if bytes.len() as u64 != header.size || bytes[..SECTOR.min(bytes.len())] != self.start_of(&path)[..] {
             let held = bytes.len();
@@ -332,16 +353,18 @@ impl Run<'_> {
     }
 
     /// A live writer may have been between two sectors while the file was read: what looked unfinished is read again.
-    fn settled(&self, path: &str, bytes: Vec<u8>, salt: &[u8; 16]) -> Vec<u8> {
+    fn settle(&self, path: &str, bytes: &mut Vec<u8>, salt: &[u8; 16]) {
         let mut at = SECTOR;
         while let Some(rest) = bytes.get(at..) {
             match frame(rest, salt) {
                 FoundFrame::Frame(f) => at += f.total,
-                FoundFrame::Zeros => return bytes,
+                FoundFrame::Zeros => return,
                 FoundFrame::Bad { .. } => break,
             }
         }
-        self.ledger.read(path).ok().flatten().filter(|again| again.len() == bytes.len()).unwrap_or(bytes)
+        if let Some(again) = self.ledger.read(path).ok().flatten().filter(|again| again.len() == bytes.len()) {
+            *bytes = again;
+        }
     }
 
     fn frames(

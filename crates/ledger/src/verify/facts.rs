@@ -61,25 +61,38 @@ pub(super) enum Special {
 
 /// Reads an entry; the error says what it is not.
 pub(super) fn facts(entry: &[u8]) -> Result<Facts, String> {
-    let (map, over) = cbor::read_some(entry, |key, before| match key {
-        0 | 1 | 2 | 3 | 5 | 14 => true,
-        // A payload is read only where one of these kinds has something to say to a verifier.
-        12 => before.iter().any(|(k, kind)| *k == 1 && matches!(kind, Value::Unsigned(1 | 2 | 40..=42))),
-        _ => false,
+    let (mut schema, mut kind, mut id, mut wall, mut control) = (None, None, None, None, None);
+    let (mut payload, mut has_payload, mut payload_blob) = (None, false, None);
+    cbor::each(entry, |key, reader| {
+        match key {
+            0 => schema = reader.value(1)?.unsigned(),
+            1 => kind = reader.value(1)?.unsigned(),
+            2 => id = reader.value(1)?.bytes().and_then(|b| b.try_into().ok()),
+            3 => wall = reader.value(1)?.signed(),
+            5 => control = reader.value(1)?.unsigned(),
+            12 => {
+                has_payload = true;
+                // It is read only where one of these kinds has something to say to a verifier.
+                match kind {
+                    Some(1 | 2 | 40..=42) => payload = Some(reader.value(1)?),
+                    _ => reader.skip(1)?,
+                }
+            }
+            14 => payload_blob = Some(blob(&reader.value(1)?).ok_or("its payload's blob is malformed")?),
+            _ => reader.skip(1)?,
+        }
+        Ok(())
     })?;
-    let unsigned = |key| map.get(key).and_then(Value::unsigned);
-    match unsigned(0) {
+    match schema {
         Some(1) => {}
         Some(n) => return Err(format!("schema {n} is newer than this verifier reads (1)")),
         None => return Err("it has no schema".into()),
     }
-    let kind = unsigned(1).ok_or("it has no kind")?;
-    let id = map.get(2).and_then(Value::bytes).and_then(|b| b.try_into().ok()).ok_or("it has no id")?;
-    let wall = map.get(3).and_then(Value::signed).ok_or("it has no time")?;
-    let control = unsigned(5).ok_or("it has no control position")?;
-    let payload_blob = map.get(14).map(|v| blob(v).ok_or("its payload's blob is malformed")).transpose()?;
-    let payload = map.get(12);
-    let has_payload = payload.is_some() || over & (1 << 12) != 0;
+    let kind = kind.ok_or("it has no kind")?;
+    let id = id.ok_or("it has no id")?;
+    let wall = wall.ok_or("it has no time")?;
+    let control = control.ok_or("it has no control position")?;
+    let payload = payload.as_ref();
     if has_payload == payload_blob.is_some() {
         return Err("it has not exactly one of payload and blob".into());
     }

@@ -99,7 +99,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Whether all bytes are zero.
 pub(super) fn zeros(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| *b == 0)
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
 }
 
 /// Reads the header of a segment.

@@ -12,6 +12,14 @@ pub(super) fn sha3(parts: &[&[u8]]) -> Digest32 {
     hasher.finalize().into()
 }
 
+/// The hash of an inner node.
+pub(super) fn node(left: &Digest32, right: &Digest32) -> Digest32 {
+    let mut bytes = [1; 65];
+    bytes[1..33].copy_from_slice(left);
+    bytes[33..].copy_from_slice(right);
+    Sha3_256::digest(bytes).into()
+}
+
 /// The leaf hash of an entry.
 pub(super) fn leaf(entry: &[u8]) -> Digest32 {
     sha3(&[&[0], entry])
@@ -25,7 +33,7 @@ pub(super) fn root(leaves: &[Digest32]) -> Digest32 {
         [one] => *one,
         many => {
             let (left, right) = many.split_at(many.len().next_power_of_two() / 2);
-            sha3(&[&[1], &root(left), &root(right)])
+            node(&root(left), &root(right))
         }
     }
 }
@@ -54,7 +62,7 @@ pub(super) fn root_of_parts(parts: &[Part]) -> Digest32 {
     let Some((level, _)) = parts.first() else { return root(&[]) };
     let same = parts.iter().take_while(|(l, _)| l == level).count();
     let mut hashes: Vec<Digest32> = parts[..same].iter().map(|(_, hash)| *hash).collect();
-    hashes.extend(parts[same..].iter().rev().map(|(_, hash)| *hash).reduce(|right, left| sha3(&[&[1], &left, &right])));
+    hashes.extend(parts[same..].iter().rev().map(|(_, hash)| *hash).reduce(|right, left| node(&left, &right)));
     root(&hashes)
 }
 
