@@ -571,7 +571,7 @@ const SPECS: &[Spec] = &[
     },
     Spec {
         table: Table::Slo,
-        number: 22,
+        number: 27,
         schema: "system.metrics",
         name: "slo",
         about: "what the ledger promises of itself, and how it stands in this process",
