@@ -48,8 +48,8 @@ impl Source for FolderSource {
 
     fn read_into(&self, path: &str, buffer: &mut Vec<u8>) -> Result<bool, Unreadable> {
         buffer.clear();
-        let read = || fs::File::open(self.0.join(path))?.read_to_end(buffer);
-        found(path, read()).map(|read| read.is_some())
+        let read = fs::File::open(self.0.join(path)).and_then(|mut file| file.read_to_end(buffer));
+        found(path, read).map(|read| read.is_some())
     }
 
     fn read_start(&self, path: &str, length: usize) -> Result<Option<Vec<u8>>, Unreadable> {
