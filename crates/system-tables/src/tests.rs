@@ -549,7 +549,6 @@ fn numbers_of_columns_are_frozen() {
         system.ledger.keys 1345+5
         system.lineage.scans 1665+9
         system.metrics.slo 1729+4"#]]
-        system.metrics.slo 1729+4"#]]
     .assert_eq(&first.join("\n"));
 }
 
