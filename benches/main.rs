@@ -13,8 +13,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "benchmarks")]
 
 mod asof;
-mod lineage;
 mod ledger;
+mod lineage;
 mod pairs;
 mod policy;
 
