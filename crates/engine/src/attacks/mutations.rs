@@ -242,7 +242,7 @@ async fn told(warehouse: &Warehouse) -> String {
     text.push(format!("{:?}", listed.iter().map(|l| (&l.name, &l.schema)).collect::<Vec<_>>()));
     let (staff, now) = ("raw.staff".parse().unwrap(), custody_model::Pin::Newest);
     let code = |p: Problem| p.code;
-    text.push(format!("{:?}", research.decide_for(&staff, research.subject()).await.map_err(code)));
+    text.push(format!("{:?}", research.decide_for(&staff, research.subject(), None).await.map_err(code)));
     text.push(format!("{:?}", research.verify_version(&staff, now, false).await.map_err(code)));
     text.push(format!("{:?}", research.replay_training_set(&staff, now, &|_| {}).await.map(|r| r.rows).map_err(code)));
     let told = research.outbox(&crate::Cursor::new(), 1_000).await.unwrap().events.join("");
