@@ -20,6 +20,7 @@ mod openlineage;
 mod own_project;
 mod policy;
 mod publishing;
+mod quality;
 mod readers;
 mod refusals;
 mod serving;

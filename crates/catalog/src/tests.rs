@@ -144,6 +144,8 @@ impl Script {
             seed: None,
             git_commit: None,
             git_dirty: None,
+            quarantine_rows: None,
+            expectations: vec![],
         })))
     }
 

@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 mod asof;
+#[cfg(test)]
+mod ast_scan;
 mod bare;
 mod custody_dialect;
 mod dag;

@@ -323,6 +323,17 @@ pub enum OnViolation {
     Warn,
 }
 
+impl OnViolation {
+    /// The keyword.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fail => "FAIL",
+            Self::Quarantine => "QUARANTINE",
+            Self::Warn => "WARN",
+        }
+    }
+}
+
 /// What must hold.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Check {

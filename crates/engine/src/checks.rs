@@ -12,7 +12,7 @@ use crate::{
     session::Session,
 };
 use custody_ledger::verify::{Kept, Mirror, Outside, Report, TrustPolicy, keep, verify};
-use custody_model::{DatasetName, Pin, Problem, TableVersion};
+use custody_model::{DatasetName, Hash, Pin, Problem, TableVersion};
 use custody_policy::enforce;
 use custody_store::{Depth, Place};
 use std::{
@@ -39,24 +39,31 @@ impl Session {
             Storage::Draft(principal, identity) => {
                 Place::Draft { principal: principal.clone(), dataset: found.at.dataset, identity: *identity }
             }
+            Storage::Quarantine(identity) => Place::Quarantine { dataset: found.at.dataset, identity: *identity },
             Storage::Source(_) | Storage::Planned => {
                 return Err(Problem::new(1126, format!("`{name}` is a source: its files are checked at every read"))
                     .help("verify takes a published version: features.x@1"));
             }
         };
         self.record_metadata(&format!("verify {}", found.at)).await?;
-        let manifest = match self.engine.store.open_version(&place).await {
+        let mut findings = self.verify_place(&place, found.at.content, deep).await?;
+        let published = self.catalog().version_made_at(found.at.made_at).and_then(|v| v.publish().cloned());
+        if let (Some(root), Place::Version { dataset, identity }) = (published.and_then(|p| p.quarantine_root), place) {
+            findings.extend(self.verify_place(&Place::Quarantine { dataset, identity }, root, deep).await?);
+        }
+        Ok((found.at, findings))
+    }
+
+    async fn verify_place(&self, place: &Place, root: Hash, deep: bool) -> Result<Vec<String>, Problem> {
+        let manifest = match self.engine.store.open_version(place).await {
             Ok(manifest) => manifest,
-            Err(error) => return Ok((found.at, vec![error.to_string()])),
+            Err(error) => return Ok(vec![error.to_string()]),
         };
         let mut findings = vec![];
-        if manifest.content_root != found.at.content {
-            findings.push(format!(
-                "commit 0 names content root {}, the ledger {}",
-                manifest.content_root, found.at.content
-            ));
+        if manifest.content_root != root {
+            findings.push(format!("commit 0 names content root {}, the ledger {root}", manifest.content_root));
         }
-        let recorded = self.engine.written_files(&place.identity())?;
+        let recorded = self.engine.written_files(place)?;
         for file in manifest.digests().iter().filter(|f| recorded.get(&f.path) != Some(f)) {
             findings.push(format!("{}/{}: commit 0 says of it what no run recorded", place.folder(), file.path));
         }
@@ -64,7 +71,7 @@ impl Session {
         let found_files = self.engine.store.verify(&manifest, depth).await.map_err(|e| e.problem())?;
         findings
             .extend(found_files.iter().filter(|f| f.kind.is_damage()).map(|f| format!("{}: {}", f.path, f.message)));
-        Ok((found.at, findings))
+        Ok(findings)
     }
 }
 

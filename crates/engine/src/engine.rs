@@ -247,6 +247,7 @@ impl Engine {
             Storage::Draft(principal, identity) => {
                 Place::Draft { principal: principal.clone(), dataset: at.dataset, identity: *identity }
             }
+            Storage::Quarantine(identity) => Place::Quarantine { dataset: at.dataset, identity: *identity },
             Storage::Planned => return Ok(Arc::new(EmptyTable::new(crate::schema_of(definition)))),
             Storage::Source(snapshot) => {
                 let files = self

@@ -2,7 +2,7 @@
 
 use crate::{
     governed::GovernedPlan,
-    pin::{PinnedTable, Statement},
+    pin::{PinnedTable, QUARANTINE, Statement},
     read::Totals,
     session::{ReadRequest, Session},
 };
@@ -213,7 +213,7 @@ pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target>
     let mut seen = std::collections::BTreeSet::new();
     pinned
         .iter()
-        .filter(|table| seen.insert((table.at.dataset, table.at.version)))
+        .filter(|table| seen.insert((table.at.made_at, table.at.dataset, table.at.version, first_ordinal(table))))
         .map(|table| Target {
             dataset: table.at.dataset,
             version: table.at.version,
@@ -225,10 +225,15 @@ pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target>
         .collect()
 }
 
+/// Quarantined rows share the control position of their version: their columns are counted from here.
+fn first_ordinal(table: &PinnedTable) -> u16 {
+    if table.at.name.schema() == QUARANTINE { 32_768 } else { 0 }
+}
+
 fn target_column(table: &PinnedTable, used: &ColumnUse) -> Option<TargetColumn> {
     let Some(field) = used.field else {
         return Some(TargetColumn {
-            ordinal: 0,
+            ordinal: first_ordinal(table),
             requested: used.requested,
             roles: used.roles,
             rung: Rung::Raw,
@@ -238,7 +243,7 @@ fn target_column(table: &PinnedTable, used: &ColumnUse) -> Option<TargetColumn> 
     let ordinal = if table.at.made_at == ControlSeq(0) {
         u16::try_from(field.0).ok()?
     } else {
-        table.definition.ordinal(field)?
+        first_ordinal(table).checked_add(table.definition.ordinal(field)?)?
     };
     let grant = table.grant.columns.iter().find(|c| c.field == field);
     Some(TargetColumn {

@@ -9,7 +9,7 @@ use crate::{
     provider::Leaf,
     session::{ReadRequest, Session},
 };
-use custody_dialect::{AsOfJoin, FunctionKind, GatedQuery};
+use custody_dialect::{AsOfJoin, FunctionCall, FunctionKind, GatedQuery, dropped_modifiers};
 use custody_lineage::{ColumnUse, Leaves, NodeRule, Text, column_roles};
 use custody_model::{Hash, Lineage, Problem, Rung, TableVersion};
 use custody_policy::{Barrier, ColumnGrant, FlooredGroups, ViewBoundary, floor};
@@ -166,7 +166,12 @@ fn parameters(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, Problem> {
 
 /// What DataFusion would drop of a call, which depends on what kind of function the name is here.
 pub(crate) fn nothing_dropped(state: &SessionState, query: &GatedQuery) -> Result<(), Problem> {
-    let dropped = query.dropped_modifiers(|name| {
+    dropped_calls(state, query.functions()).map_or(Ok(()), Err)
+}
+
+/// The first modifier of these calls that would be dropped.
+pub(crate) fn dropped_calls(state: &SessionState, calls: &[FunctionCall]) -> Option<Problem> {
+    let dropped = dropped_modifiers(calls, |name| {
         if state.aggregate_functions().contains_key(name) {
             Some(FunctionKind::Aggregate)
         } else if state.window_functions().contains_key(name) {
@@ -175,10 +180,7 @@ pub(crate) fn nothing_dropped(state: &SessionState, query: &GatedQuery) -> Resul
             state.scalar_functions().contains_key(name).then_some(FunctionKind::Scalar)
         }
     });
-    match dropped.into_iter().next() {
-        Some(problem) => Err(problem),
-        None => Ok(()),
-    }
+    dropped.into_iter().next()
 }
 
 pub(crate) async fn plan_query(state: &SessionState, query: ast::Query) -> Result<LogicalPlan, Problem> {

@@ -18,6 +18,7 @@ mod declared;
 mod engine;
 mod entries;
 mod erase;
+mod expect;
 mod explain;
 mod functions;
 mod governed;

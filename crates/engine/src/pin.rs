@@ -25,6 +25,9 @@ use std::{
     sync::Arc,
 };
 
+/// The schema of rows that broke an expectation: `quarantine.x` of `features.x`, at the same version.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
 /// A reference bound to a version, a grant and a governed relation.
 #[derive(Clone)]
 pub(crate) struct PinnedTable {
@@ -123,6 +126,18 @@ impl Session {
                 storage: Storage::Draft(draft.record.principal.clone(), draft.record.identity),
             });
         }
+        if name.schema() == QUARANTINE {
+            let view = DatasetName::new("features", name.name()).ok()?;
+            let version = catalog.resolve(&view, pin)?;
+            let publish = version.publish()?;
+            return Some(Found {
+                at: TableVersion { name: name.clone(), content: publish.quarantine_root?, ..version.table.clone() },
+                // The view's own facts decide: its owner, purposes, classes, row sets and guards.
+                definition: Arc::new(present(&catalog, version.definition())),
+                labels: version.labels().unwrap_or_default().iter().map(all_classes).collect(),
+                storage: Storage::Quarantine(publish.identity),
+            });
+        }
         let version = catalog.resolve(name, pin)?;
         Some(Found {
             at: version.table.clone(),
@@ -142,7 +157,8 @@ impl Session {
             self.alert(&found.at, &grant).await?;
         }
         if enforce!("pin.visible", !grant.visible()) {
-            return Err(not_found(&found.definition.name));
+            let quarantined = found.at.name.schema() == QUARANTINE;
+            return Err(not_found(if quarantined { &found.at.name } else { &found.definition.name }));
         }
         let storage = self.engine.open_storage(&found.at, &found.definition, &found.storage).await?;
         let fields: Vec<FieldId> = found.definition.columns.iter().map(|c| c.field).collect();
@@ -229,6 +245,8 @@ pub(crate) enum Storage {
     Version(Hash),
     Draft(Principal, Hash),
     Source(custody_model::SourceSnapshot),
+    /// Rows that broke an expectation, published with this version.
+    Quarantine(Hash),
     /// Nowhere yet: a plan over it can be made, not run.
     Planned,
 }

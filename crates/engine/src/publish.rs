@@ -20,15 +20,17 @@ mod prepare;
 mod record;
 
 use crate::{
+    expect::Expected,
     governed::Drafted,
     pin::{Found, PinnedTable},
     project::{Declared, Project},
     session::Session,
 };
+pub(crate) use compute::Wrote;
 use custody_dialect::ViewDef;
 use custody_model::{
-    ClassLabel, DatasetDefinition, DatasetKind, DatasetName, EntryRef, Hash, InputRef, Pin, Principal, Problem,
-    SourceText, TableVersion,
+    ClassLabel, DatasetDefinition, DatasetKind, DatasetName, EntryRef, ExpectationResult, Hash, InputRef, Pin,
+    Principal, Problem, SourceText, TableVersion,
 };
 pub(crate) use definition::renamed;
 pub(crate) use prepare::require_complete;
@@ -67,6 +69,13 @@ pub enum Event {
         view: DatasetName,
         /// The version that already has this identity; `None`: a draft has.
         version: Option<u64>,
+    },
+    /// Rows broke an expectation that does not stop the publish.
+    Violated {
+        /// Which view.
+        view: DatasetName,
+        /// What was found.
+        result: ExpectationResult,
     },
     /// A draft was made.
     Drafted {
@@ -158,6 +167,8 @@ pub(crate) struct Prepared {
     pub(crate) provisional: bool,
     /// Whose recorded grants these are, under which bundle, where it is not the session's own.
     pub(crate) recorded: Option<(Principal, Hash)>,
+    /// What must hold of its rows.
+    pub(crate) expected: Vec<Expected>,
 }
 
 /// What a definition says of its output.
@@ -198,7 +209,10 @@ impl Session {
                     tell(Event::Unchanged { view: name.clone(), version: None });
                     found
                 }
-                None => self.make_draft(&prepared, options, tell).await?,
+                None => {
+                    let text = project.text(declared.file);
+                    self.make_draft(&prepared, options, tell).await.map_err(|p| in_file(p, text))?
+                }
             };
             overrides.insert(name.clone(), found);
         }
@@ -231,7 +245,8 @@ impl Session {
                 )
                 .help("custody plan shows the change; --accept-breaking publishes it"));
             }
-            let version = self.publish_view(&prepared, options, tell).await?;
+            let text = project.text(declared.file);
+            let version = self.publish_view(&prepared, options, tell).await.map_err(|p| in_file(p, text))?;
             tell(Event::Published(version.clone()));
             published.push(version);
         }

@@ -52,7 +52,7 @@ impl Session {
         for place in places {
             let folder = place.folder();
             paths.insert(format!("{folder}/_delta_log/00000000000000000000.json"));
-            let files = self.engine.written_files(&place.identity())?;
+            let files = self.engine.written_files(&place)?;
             paths.extend(files.keys().map(|file| format!("{folder}/{file}")));
         }
         Ok(paths)

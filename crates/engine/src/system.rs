@@ -18,7 +18,7 @@ use custody_model::{
     RunRecord, RunState, Rung, SealedBox, Subject, TableVersion, WallNanos, WriterId,
 };
 use custody_policy::{ColumnGrant, Grant, RowGrant, enforce, subject_key};
-use custody_store::FileDisk;
+use custody_store::{FileDisk, Place};
 use custody_system_tables::{
     CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, Snapshot, TagRow, Viewer,
 };
@@ -39,6 +39,8 @@ pub(crate) struct SystemState {
     written: HashMap<Hash, (EntryId, RunRecord)>,
     /// What runs wrote, by identity and path: a version may have been written more than once.
     files: HashMap<Hash, BTreeMap<String, FileDigest>>,
+    /// The same of quarantined rows.
+    quarantined: HashMap<Hash, BTreeMap<String, FileDigest>>,
     runs: HashMap<EntryId, RunState>,
     /// The time of the newest entry that a tree of this size covers, of recent sizes.
     covered: HashMap<(WriterId, u64), WallNanos>,
@@ -52,6 +54,7 @@ impl SystemState {
             fold: Fold::new(),
             written: HashMap::new(),
             files: HashMap::new(),
+            quarantined: HashMap::new(),
             runs: HashMap::new(),
             covered: HashMap::new(),
         })
@@ -68,6 +71,8 @@ impl SystemState {
                     self.runs.insert(entry.entry.reference.unwrap_or(entry.entry.id), record.state);
                     let files = record.files.iter().map(|f| (f.path.clone(), f.clone()));
                     self.files.entry(record.identity).or_default().extend(files);
+                    let aside = record.quarantine_files.iter().map(|f| (f.path.clone(), f.clone()));
+                    self.quarantined.entry(record.identity).or_default().extend(aside);
                 }
                 if let Payload::Run(record) = &entry.entry.payload
                     && record.state == RunState::Written
@@ -95,11 +100,15 @@ impl Engine {
         Ok(system.written.get(identity).cloned())
     }
 
-    /// Every file that a run recorded for this identity, by its path below the version's folder.
-    pub(crate) fn written_files(&self, identity: &Hash) -> Result<BTreeMap<String, FileDigest>, Problem> {
+    /// Every file that a run recorded for this place, by its path below the place's folder.
+    pub(crate) fn written_files(&self, place: &Place) -> Result<BTreeMap<String, FileDigest>, Problem> {
         let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
         system.follow()?;
-        Ok(system.files.get(identity).cloned().unwrap_or_default())
+        let files = match place {
+            Place::Version { .. } | Place::Draft { .. } => &system.files,
+            Place::Quarantine { .. } => &system.quarantined,
+        };
+        Ok(files.get(&place.identity()).cloned().unwrap_or_default())
     }
 
     /// Where a run stands, by its newest entry.

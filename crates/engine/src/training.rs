@@ -8,10 +8,10 @@ use crate::{
     asof::{Sight, point_in_time},
     entries::entry_id,
     governed::{Drafted, EngineLeaves, limits, nothing_dropped, plan_query},
-    pin::{Found, PinnedTable, not_found},
+    pin::{Found, PinnedTable, QUARANTINE, not_found},
     problem::from_datafusion,
     project::{Declared, Project},
-    publish::{Contract, Declaration, Event, Prepared, PublishOptions, Published, in_file, require_complete},
+    publish::{Contract, Declaration, Event, Prepared, PublishOptions, Published, Wrote, in_file, require_complete},
     replay::subject_of,
     session::{Session, Then},
     split,
@@ -123,7 +123,7 @@ impl Session {
             dataset: prepared.definition.id,
             identity: crate::hash_text(&format!("replay {} {run}", prepared.identity)),
         };
-        let staged = self.stage_rows(&prepared, &place, run, tell).await.map_err(moved)?;
+        let Wrote { staged, .. } = self.stage_rows(&prepared, &place, run, tell).await.map_err(moved)?;
         let digests = |files: Vec<FileDigest>| files.into_iter().map(|f| (f.bytes, f.sha3)).collect::<Vec<_>>();
         let written = self.engine.written(&publish.identity)?.map(|(_, record)| digests(record.files));
         let replayed = Replayed {
@@ -183,7 +183,7 @@ impl Session {
         let mut pinned = vec![];
         for reference in def.spine.references().iter().chain(def.features.iter().map(|f| &f.reference)) {
             let here = |p: Problem| p.label(reference.place().label("here"));
-            if reference.name.is_system() {
+            if reference.name.is_system() || reference.name.schema() == QUARANTINE {
                 return Err(here(Problem::new(1118, format!("a training set cannot read `{}`", reference.name))));
             }
             let found = find(reference)?.ok_or_else(|| here(not_found(&reference.name)))?;

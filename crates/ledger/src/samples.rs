@@ -168,7 +168,18 @@ fn run(state: RunState) -> RunRecord {
         error: (state == RunState::Failed).then(|| "C1001 out of memory".into()),
         git_commit: written.then(|| "abc".into()),
         git_dirty: written.then_some(false),
+        quarantine_root: written.then_some(hash(12)),
+        quarantine_files: if written {
+            vec![FileDigest { path: "b.parquet".into(), bytes: 7, sha3: hash(13) }]
+        } else {
+            vec![]
+        },
+        expectations: if written { vec![expectation()] } else { vec![] },
     }
+}
+
+fn expectation() -> ExpectationResult {
+    ExpectationResult { check: "hdl > 5".into(), action: "quarantine".into(), checked: 400_125, violations: 2 }
 }
 
 fn publish() -> Publish {
@@ -195,6 +206,8 @@ fn publish() -> Publish {
         seed: None,
         git_commit: Some("abc".into()),
         git_dirty: Some(true),
+        quarantine_rows: Some(2),
+        expectations: vec![expectation()],
     }
 }
 

@@ -28,10 +28,10 @@ pub use lineage::{
 };
 pub use name::{BadName, DatasetName};
 pub use payload::{
-    AdminRecord, AttributeChange, BlobRef, BypassRecord, CatalogChange, Denied, DraftRecord, ErasureRecord, FileDigest,
-    HeadRecord, InputRef, KeyRecord, LineageRecord, OpenIntent, Payload, PolicyBundleRecord, Publish, ReadIntent,
-    ReadOutcome, Relabelled, RunRecord, RunState, ScanFact, ScannedFile, SealedBox, SourceKind, SourceSnapshot,
-    TokenRecord, ViewRecord, WriterEvent,
+    AdminRecord, AttributeChange, BlobRef, BypassRecord, CatalogChange, Denied, DraftRecord, ErasureRecord,
+    ExpectationResult, FileDigest, HeadRecord, InputRef, KeyRecord, LineageRecord, OpenIntent, Payload,
+    PolicyBundleRecord, Publish, ReadIntent, ReadOutcome, Relabelled, RunRecord, RunState, ScanFact, ScannedFile,
+    SealedBox, SourceKind, SourceSnapshot, TokenRecord, ViewRecord, WriterEvent,
 };
 pub use problem::{Code, Label, Position, Problem, SourceText};
 pub use subject::{Authentication, Principal, Purpose, Subject, SubjectKey};

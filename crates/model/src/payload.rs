@@ -259,6 +259,19 @@ pub struct InputRef {
     pub content: Hash,
 }
 
+/// What an expectation found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExpectationResult {
+    /// The check as written.
+    pub check: String,
+    /// `fail`, `quarantine`, `warn`.
+    pub action: String,
+    /// Rows looked at.
+    pub checked: u64,
+    /// Rows that broke it.
+    pub violations: u64,
+}
+
 /// A feature run. `Entry::reference` of every later state is the id of the `Started` entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunRecord {
@@ -292,6 +305,12 @@ pub struct RunRecord {
     pub git_commit: Option<String>,
     /// Whether the project had uncommitted changes.
     pub git_dirty: Option<bool>,
+    /// From `Written` on: root of the quarantined rows.
+    pub quarantine_root: Option<Hash>,
+    /// From `Written` on: their files.
+    pub quarantine_files: Vec<FileDigest>,
+    /// From `Written` on: what each expectation found, in the order of the declaration.
+    pub expectations: Vec<ExpectationResult>,
 }
 
 /// The lineage of the version with this identity.
@@ -346,6 +365,10 @@ pub struct Publish {
     pub git_commit: Option<String>,
     /// Whether the project had uncommitted changes.
     pub git_dirty: Option<bool>,
+    /// Quarantined rows.
+    pub quarantine_rows: Option<u64>,
+    /// What each expectation found, in the order of the declaration.
+    pub expectations: Vec<ExpectationResult>,
 }
 
 /// What a read is about to do.

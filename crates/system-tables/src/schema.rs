@@ -79,6 +79,7 @@ pub(crate) enum Table {
     Writers,
     Keys,
     Slo,
+    Expectations,
     Closure,
 }
 
@@ -549,6 +550,24 @@ const SPECS: &[Spec] = &[
             one("from_size", Int),
             opt("to_size", Int),
             one("state", Text),
+        ],
+    },
+    Spec {
+        table: Table::Expectations,
+        number: 22,
+        schema: "system.quality",
+        name: "expectations",
+        about: "what each expectation of a published version found",
+        columns: &[
+            one("entry_id", Text),
+            one("dataset", Text),
+            one("version", Int),
+            one("ordinal", Int),
+            opt("expectation", Text),
+            one("action", Text),
+            opt("checked", Int),
+            opt("violations", Int),
+            opt("passed", Bool),
         ],
     },
     Spec {

@@ -6,7 +6,7 @@ use crate::{
     gate::Gate,
     rows::Rows,
     schema::{CLOSURE, Table, system_table},
-    tables::{access, catalog, ledger, lineage, policy},
+    tables::{access, catalog, ledger, lineage, policy, quality},
 };
 use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
@@ -71,6 +71,7 @@ impl Snapshot {
             Table::Writers => ledger::writers(self, &gate, &mut rows)?,
             Table::Keys => ledger::keys(self, &gate, &mut rows)?,
             Table::Slo => ledger::slo(self, &gate, facts, &mut rows)?,
+            Table::Expectations => quality::expectations(self, &gate, &mut rows)?,
         }
         rows.finish()
     }

@@ -135,6 +135,9 @@ fn run(state: RunState) -> Payload {
         error: None,
         git_commit: Some("abc".into()),
         git_dirty: Some(false),
+        quarantine_root: None,
+        quarantine_files: vec![],
+        expectations: vec![],
     })
 }
 
@@ -160,6 +163,13 @@ fn publish() -> Payload {
         seed: Some(7),
         git_commit: Some("abc".into()),
         git_dirty: Some(false),
+        quarantine_rows: None,
+        expectations: vec![ExpectationResult {
+            check: "hdl > 5".into(),
+            action: "warn".into(),
+            checked: 3,
+            violations: 1,
+        }],
     }))
 }
 
@@ -547,9 +557,24 @@ fn numbers_of_columns_are_frozen() {
         system.ledger.checkpoints 1217+5
         system.ledger.writers 1281+5
         system.ledger.keys 1345+5
+        system.quality.expectations 1409+9
         system.lineage.scans 1665+9
         system.metrics.slo 1729+4"#]]
     .assert_eq(&first.join("\n"));
+}
+
+#[test]
+fn expectation_tables() {
+    let t = "system.quality.expectations";
+    check(
+        "auditor",
+        t,
+        "*",
+        expect![[r#"
+            #110 features.trend 1 1 hdl > 5 warn 3 1 false
+        "#]],
+    );
+    check("nobody", t, "*", expect![[""]]);
 }
 
 #[test]

@@ -210,6 +210,10 @@ impl Teller {
                 p.entry,
                 if p.adopted { "  (from the draft)" } else { "" }
             ),
+            Event::Violated { view, result } => eprintln!(
+                "    warning: {view}: {} of {} rows break `{}` ({})",
+                result.violations, result.checked, result.check, result.action
+            ),
             Event::Warning(text) => eprintln!("    warning: {text}"),
             Event::Computing { .. } => {}
         }

@@ -1,7 +1,7 @@
 //! From written files to a visible version: the `written` entry, Delta commit 0, lineage, and the publish entry, which is
 //! claimed.
 
-use super::{ENGINE_VERSION, Event, Prepared, PublishOptions, Published};
+use super::{ENGINE_VERSION, Event, Prepared, PublishOptions, Published, compute::Wrote};
 use crate::{
     entries::entry_id,
     pin::{Found, Storage, all_classes},
@@ -9,8 +9,8 @@ use crate::{
 };
 use custody_catalog::Dataset;
 use custody_model::{
-    CatalogChange, ControlSeq, DatasetDefinition, DraftRecord, EntryId, EntryRef, Hash, LineageRecord, Outcome,
-    Payload, Problem, Publish, RunState, Verb,
+    CatalogChange, ControlSeq, DatasetDefinition, DraftRecord, EntryId, EntryRef, ExpectationResult, Hash,
+    LineageRecord, Outcome, Payload, Problem, Publish, RunState, Verb,
 };
 use custody_store::{Committed, Manifest, Place, Staged, Stamp, StoreError};
 use std::sync::Arc;
@@ -139,13 +139,15 @@ impl Session {
                 labels: prepared.labels.clone(),
                 lineage,
                 lineage_hash,
-                quarantine_root: None,
+                quarantine_root: made.quarantine.map(|(root, _)| root),
                 run: made.run,
                 plan: prepared.plan_hash,
                 engine_version: ENGINE_VERSION,
                 seed: None,
                 git_commit: options.git_commit.clone(),
                 git_dirty: options.git_dirty,
+                quarantine_rows: made.quarantine.map(|(_, rows)| rows),
+                expectations: made.expectations.clone(),
             };
             let mut entry = self.entry(Verb::Publish, Outcome::Success, Payload::Publish(Box::new(publish)));
             entry.id = made.publish_entry;
@@ -177,10 +179,24 @@ impl Session {
             && let Some(publish_entry) = record.publish_entry
         {
             let schema_hash = custody_store::schema_hash(&manifest.schema).map_err(|e| e.problem())?;
-            return Ok(Some(Made { manifest, run, publish_entry, schema_hash }));
+            let quarantine = self.quarantine_of(prepared, record.quarantine_root).await?;
+            let expectations = record.expectations;
+            if record.quarantine_root == quarantine.map(|(root, _)| root) {
+                return Ok(Some(Made { manifest, run, publish_entry, schema_hash, quarantine, expectations }));
+            }
         }
         self.engine.store.remove(place).await.map_err(|e| e.problem())?;
         Ok(None)
+    }
+
+    /// Quarantined rows that are committed, where they are those recorded.
+    async fn quarantine_of(&self, prepared: &Prepared, root: Option<Hash>) -> Result<Option<(Hash, u64)>, Problem> {
+        let place = Place::Quarantine { dataset: prepared.definition.id, identity: prepared.identity };
+        match self.engine.store.open_version(&place).await {
+            Ok(found) if Some(found.content_root) == root => Ok(Some((found.content_root, found.rows))),
+            Ok(_) | Err(StoreError::NoVersion { .. }) => Ok(None),
+            Err(error) => Err(error.problem()),
+        }
     }
 
     pub(super) async fn adopt_draft(
@@ -192,6 +208,11 @@ impl Session {
         let Some(found) = self.own_draft(prepared) else { return Ok(None) };
         let catalog = self.engine.catalog();
         let Some(draft) = catalog.draft(&self.subject.principal, &prepared.definition.name) else { return Ok(None) };
+        // A draft leaves out what breaks an expectation; a version puts it into quarantine, so it is computed again.
+        let expectations = self.engine.written(&prepared.identity)?.map(|(_, r)| r.expectations).unwrap_or_default();
+        if expectations.iter().any(|r| r.action == "quarantine" && r.violations > 0) {
+            return Ok(None);
+        }
         let run = draft.record.run;
         let publish_entry = entry_id(self.engine.clock.now());
         let from = Place::Draft {
@@ -201,42 +222,61 @@ impl Session {
         };
         let staged =
             self.engine.store.adopt_draft(&from, place, found.at.content, run).await.map_err(|e| e.problem())?;
-        Ok(Some(self.commit(prepared, staged, options, run, publish_entry).await?))
+        let wrote = Wrote { staged, quarantine: None, expectations };
+        Ok(Some(self.commit(prepared, wrote, options, run, publish_entry).await?))
     }
 
     /// The `written` entry, then Delta commit 0. Of two who wrote the same version, the later one takes what is there.
     pub(super) async fn commit(
         &self,
         prepared: &Prepared,
-        staged: Staged,
+        wrote: Wrote,
         options: &PublishOptions,
         run: EntryId,
         publish_entry: EntryId,
     ) -> Result<Made, Problem> {
+        let Wrote { staged, quarantine, expectations } = wrote;
         self.run_state(prepared, run, RunState::Written, options, |r| {
             r.content_root = Some(staged.content_root());
             r.rows = Some(staged.rows());
             r.files = staged.digests();
             r.publish_entry = Some(publish_entry);
+            r.quarantine_root = quarantine.as_ref().map(Staged::content_root);
+            r.quarantine_files = quarantine.as_ref().map(Staged::digests).unwrap_or_default();
+            r.expectations.clone_from(&expectations);
         })
         .await?;
         let root = staged.content_root();
         let schema_hash = staged.schema_hash().map_err(|e| e.problem())?;
         let stamp = Stamp { entry: publish_entry, at: self.engine.clock.now() };
-        match staged.commit(stamp).await.map_err(|e| e.problem())? {
-            Committed::New(manifest) => Ok(Made { manifest, run, publish_entry, schema_hash }),
-            Committed::Exists { found, ours } => {
-                ours.discard().await.map_err(|e| e.problem())?;
-                if found.content_root != root {
-                    return Err(Problem::new(
-                        4008,
-                        format!("two runs of `{}` gave different values", prepared.definition.name),
-                    )
-                    .help("a query whose values depend on the order of rows cannot be published"));
-                }
-                Ok(Made { publish_entry: found.entry, run: found.run, manifest: found, schema_hash })
+        // Quarantine first: a version that is there has its quarantine.
+        let quarantine = match quarantine {
+            Some(rows) => {
+                let (root, found) = (rows.content_root(), committed(rows, stamp).await?);
+                Some((self.same_values(prepared, root, &found)?.content_root, found.rows))
             }
+            None => None,
+        };
+        let manifest = committed(staged, stamp).await?;
+        self.same_values(prepared, root, &manifest)?;
+        let (publish_entry, run) = (manifest.entry, manifest.run);
+        Ok(Made { publish_entry, run, manifest, schema_hash, quarantine, expectations })
+    }
+
+    fn same_values<'a>(
+        &self,
+        prepared: &Prepared,
+        root: Hash,
+        found: &'a Arc<Manifest>,
+    ) -> Result<&'a Arc<Manifest>, Problem> {
+        if found.content_root != root {
+            return Err(Problem::new(
+                4008,
+                format!("two runs of `{}` gave different values", prepared.definition.name),
+            )
+            .help("a query whose values depend on the order of rows cannot be published"));
         }
+        Ok(found)
     }
 
     pub(crate) async fn change_attributes(&self, d: &DatasetDefinition) -> Result<(), Problem> {
@@ -258,4 +298,18 @@ pub(super) struct Made {
     pub(super) run: EntryId,
     pub(super) publish_entry: EntryId,
     pub(super) schema_hash: Hash,
+    /// Root and number of quarantined rows.
+    pub(super) quarantine: Option<(Hash, u64)>,
+    pub(super) expectations: Vec<ExpectationResult>,
+}
+
+/// What is committed at the place: ours, or what another wrote there first, and then ours is removed.
+async fn committed(staged: Staged, stamp: Stamp) -> Result<Arc<Manifest>, Problem> {
+    match staged.commit(stamp).await.map_err(|e| e.problem())? {
+        Committed::New(manifest) => Ok(manifest),
+        Committed::Exists { found, ours } => {
+            ours.discard().await.map_err(|e| e.problem())?;
+            Ok(found)
+        }
+    }
 }

@@ -3,19 +3,31 @@
 use super::{ENGINE_VERSION, Event, Prepared, PublishOptions, commit::Made};
 use crate::{
     entries::targets,
+    expect::{Checker, Divided},
     governed::Drafted,
     pin::{Asked, Statement},
     problem::from_datafusion,
     read::{Totals, execute},
     session::{ReadRequest, Session},
 };
-use custody_model::{DatasetDefinition, EntryId, FieldId, Outcome, Payload, Problem, RunRecord, RunState, Verb};
-use custody_store::{Codec, Place, Shape, Staged};
+use custody_model::{
+    DatasetDefinition, EntryId, ExpectationResult, FieldId, Outcome, Payload, Problem, RunRecord, RunState, Verb,
+};
+use custody_store::{Codec, Place, Shape, Staged, Staging};
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use futures::StreamExt;
 use std::collections::BTreeSet;
 use std::time::Instant;
+
+/// Rows in files that nothing names yet.
+pub(crate) struct Wrote {
+    pub(crate) staged: Staged,
+    /// Rows that broke an expectation.
+    pub(crate) quarantine: Option<Staged>,
+    /// What each expectation found.
+    pub(crate) expectations: Vec<ExpectationResult>,
+}
 
 impl Session {
     /// Runs the plan under an intent and writes its rows, sorted.
@@ -53,8 +65,11 @@ impl Session {
         publish_entry: EntryId,
         tell: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<Made, Problem> {
-        let staged = self.stage_rows(prepared, place, run, tell).await?;
-        self.commit(prepared, staged, options, run, publish_entry).await
+        let wrote = self.stage_rows(prepared, place, run, tell).await?;
+        for result in wrote.expectations.iter().filter(|r| r.violations > 0) {
+            tell(Event::Violated { view: prepared.definition.name.clone(), result: result.clone() });
+        }
+        self.commit(prepared, wrote, options, run, publish_entry).await
     }
 
     /// The rows of a view, sorted, under an intent, in files that nothing names yet.
@@ -64,7 +79,7 @@ impl Session {
         place: &Place,
         run: EntryId,
         tell: &(dyn Fn(Event) + Send + Sync),
-    ) -> Result<Staged, Problem> {
+    ) -> Result<Wrote, Problem> {
         let began = Instant::now();
         let sorted = sorted(&prepared.drafted.plan, &prepared.definition)?;
         let plan = self
@@ -94,7 +109,7 @@ impl Session {
         }
         let (receipt, slot) = self.engine.recorder.intent(intent).await?;
         let (mut totals, mut scans) = (Totals::default(), vec![]);
-        let staged = async {
+        let wrote = async {
             let mut running = execute(plan, receipt)?;
             let definition = &prepared.definition;
             let shape = Shape {
@@ -103,22 +118,47 @@ impl Session {
                 times: definition.event_time.into_iter().chain(definition.known_time).collect(),
                 codec: Codec::default(),
             };
+            let mut checker = Checker::new(&prepared.expected, &shape.schema)?;
             let mut staging = self.engine.store.stage(place, &shape, run).await.map_err(|e| e.problem())?;
+            let mut aside: Option<Staging> = None;
             while let Some(batch) = running.stream.next().await {
                 let batch = batch.map_err(|e| from_datafusion(&e))?;
+                let batch = custody_store::conform(&batch, &shape.schema, totals.rows).map_err(|e| e.problem())?;
                 totals.rows += batch.num_rows() as u64;
                 totals.batches += 1;
                 totals.bytes += batch.get_array_memory_size() as u64;
-                staging.write(batch).await.map_err(|e| e.problem())?;
+                let Divided { kept, quarantined } = checker.divide(batch)?;
+                staging.write(kept).await.map_err(|e| e.problem())?;
+                // A draft has no quarantine: what it leaves out is counted, and published by its publish.
+                if let (Some(rows), Place::Version { dataset, identity }) = (quarantined, place) {
+                    let place = Place::Quarantine { dataset: *dataset, identity: *identity };
+                    let mut to = match aside.take() {
+                        Some(open) => open,
+                        None => self.engine.store.stage(&place, &shape, run).await.map_err(|e| e.problem())?,
+                    };
+                    to.write(rows).await.map_err(|e| e.problem())?;
+                    aside = Some(to);
+                }
                 tell(Event::Computing { view: prepared.definition.name.clone(), rows: totals.rows });
             }
             scans = running.scans();
-            staging.finish().await.map_err(|e| e.problem())
+            if let Some(failure) = checker.failure(&prepared.definition.name) {
+                for staging in [Some(staging), aside].into_iter().flatten() {
+                    staging.abort().await.map_err(|e| e.problem())?;
+                }
+                return Err(failure);
+            }
+            let quarantine = match aside {
+                Some(staging) => Some(staging.finish().await.map_err(|e| e.problem())?),
+                None => None,
+            };
+            let staged = staging.finish().await.map_err(|e| e.problem())?;
+            Ok(Wrote { staged, quarantine, expectations: checker.results() })
         }
         .await;
-        let outcome = if staged.is_ok() { Outcome::Success } else { Outcome::Failure };
-        slot.close(self.outcome_entry(outcome, staged.as_ref().err(), totals, scans, began)).await?;
-        staged
+        let outcome = if wrote.is_ok() { Outcome::Success } else { Outcome::Failure };
+        slot.close(self.outcome_entry(outcome, wrote.as_ref().err(), totals, scans, began)).await?;
+        wrote
     }
 
     pub(crate) fn run_entry(
@@ -144,6 +184,9 @@ impl Session {
             error: None,
             git_commit: options.git_commit.clone(),
             git_dirty: options.git_dirty,
+            quarantine_root: None,
+            quarantine_files: vec![],
+            expectations: vec![],
         };
         fill(&mut record);
         let outcome = match state {

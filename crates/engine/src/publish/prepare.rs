@@ -8,13 +8,14 @@ use super::{
     in_file,
 };
 use crate::{
-    governed::Drafted,
-    pin::{Asked, PinnedTable, Statement, Storage, not_found, present},
+    expect,
+    governed::{Drafted, EngineLeaves, limits},
+    pin::{Asked, PinnedTable, QUARANTINE, Statement, Storage, not_found, present},
     project::{Declared, Project},
     session::Session,
 };
 use custody_catalog::Dataset;
-use custody_dialect::ViewDef;
+use custody_dialect::{OnViolation, ViewDef};
 use custody_lineage::Text;
 use custody_model::{
     Class, ClassLabel, DatasetDefinition, DatasetKind, DatasetName, FieldId, InputRef, Lineage, Pin, Problem, Purpose,
@@ -53,7 +54,7 @@ impl Session {
             let here = |p: Problem| {
                 p.label(custody_model::Label { start: reference.start, end: reference.end, text: "here".into() })
             };
-            if reference.name.is_system() {
+            if reference.name.is_system() || reference.name.schema() == QUARANTINE {
                 return Err(here(Problem::new(1118, format!("a feature cannot read `{}`", reference.name))));
             }
             let found = found.ok_or_else(|| here(not_found(&reference.name)))?;
@@ -70,7 +71,13 @@ impl Session {
             at: self.engine.seen(),
             hash: crate::hash_text(&def.query.text_normalised()),
         };
-        let drafted = self.draft(&statement, Text::Shape).await?;
+        let mut drafted = self.draft(&statement, Text::Shape).await?;
+        let promised = &def.clauses.expectations;
+        if promised.iter().any(|e| e.on_violation == OnViolation::Quarantine) {
+            let deciding = expect::deciding(&drafted.plan, promised, &drafted.state)?;
+            let (rules, limits) = (self.declassifications(), limits(Text::Shape));
+            drafted.lineage = custody_lineage::extract(&deciding, &EngineLeaves, &rules, &limits)?;
+        }
         let declaration = Declaration {
             kind: DatasetKind::FeatureView,
             name,
@@ -83,7 +90,10 @@ impl Session {
         if def.match_strict.is_some() {
             says.push_str("\nMATCH STRICT");
         }
-        self.ready(&declaration, &says, drafted, statement.pinned, provisional)
+        says.push_str(&expect::says(promised));
+        let mut prepared = self.ready(&declaration, &says, drafted, statement.pinned, provisional)?;
+        prepared.expected = expect::ready(promised, &prepared.drafted.state, &prepared.definition)?;
+        Ok(prepared)
     }
 
     /// What is drafted, with its definition, identity, classes and contract. `says` is what else makes another version.
@@ -130,6 +140,7 @@ impl Session {
             same,
             provisional,
             recorded: None,
+            expected: vec![],
         })
     }
 
@@ -187,7 +198,6 @@ pub(super) fn exact(name: &DatasetName, lineage: &Lineage) -> Result<(), Problem
 
 /// What the declaration may say and this version of the engine does not do yet.
 pub(super) fn refuse_undone(def: &ViewDef) -> Result<(), Problem> {
-    unsupported(&def.clauses)?;
     if let Some(incremental) = &def.incremental {
         return Err(Problem::new(1124, "INCREMENTAL BY is not supported yet")
             .help("leave it out: the view is then computed in full, which gives the same rows")
@@ -198,7 +208,9 @@ pub(super) fn refuse_undone(def: &ViewDef) -> Result<(), Problem> {
 
 pub(super) fn unsupported(clauses: &custody_dialect::Clauses) -> Result<(), Problem> {
     if let Some(e) = clauses.expectations.first() {
-        return Err(Problem::new(1124, "EXPECT is not supported yet").label(e.place.label("here")));
+        return Err(Problem::new(1124, "EXPECT is not supported on a source")
+            .help("write it in the view that reads the source")
+            .label(e.place.label("here")));
     }
     Ok(())
 }

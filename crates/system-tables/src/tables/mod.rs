@@ -5,3 +5,4 @@ pub(crate) mod catalog;
 pub(crate) mod ledger;
 pub(crate) mod lineage;
 pub(crate) mod policy;
+pub(crate) mod quality;

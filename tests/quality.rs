@@ -1,0 +1,128 @@
+//! Expectations by command: nothing published, rows in quarantine, a warning; and what policy makes of quarantined rows.
+
+use crate::support::World;
+use std::fs;
+
+/// A published demo whose patient profiles promise something.
+fn promising(clauses: &str) -> World {
+    let world = World::fresh();
+    let file = world.project().join("features/patient_profile.sql");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("  OWNER hepatology\n", &format!("  OWNER hepatology\n{clauses}"))).unwrap();
+    world
+}
+
+fn number(text: &str) -> u64 {
+    text.lines().nth(1).unwrap().parse().unwrap()
+}
+
+const QUARANTINE: &str = "  EXPECT bmi < 27 ON VIOLATION QUARANTINE\n  EXPECT UNIQUE (id) ON VIOLATION FAIL\n";
+
+#[test]
+fn rows_that_break_an_expectation_are_set_aside_counted_and_governed_as_their_view() {
+    let world = promising(QUARANTINE);
+    let published = world.run(&["publish", "-m", "first"]);
+    assert!(published.err.contains("rows break `bmi < 27` (quarantine)"), "{}", published.err);
+    published.code(0);
+    let ask = |text: &str| world.run(&["--format", "csv", "sql", "-c", text]).code(0);
+    let (all, kept, aside) = (
+        number(&ask("SELECT count(*) AS n FROM raw.patients")),
+        number(&ask("SELECT count(*) AS n FROM features.patient_profile WHERE bmi < 27 OR bmi IS NULL")),
+        number(&ask("SELECT count(*) AS n FROM quarantine.patient_profile VERSION 1 WHERE bmi >= 27")),
+    );
+    assert!(aside > 0 && kept > 0 && kept + aside == all, "{kept} + {aside} of {all}");
+    assert_eq!(number(&ask("SELECT count(*) AS n FROM features.patient_profile")), kept);
+    let results = ask(
+        "SELECT version, ordinal, expectation, action, checked, violations, passed FROM system.quality.expectations ORDER BY ordinal",
+    );
+    let expected = format!(
+        "version,ordinal,expectation,action,checked,violations,passed\n1,1,bmi < 27,quarantine,{all},{aside},false\n1,2,UNIQUE (id),fail,{all},0,true\n"
+    );
+    assert_eq!(results, expected);
+
+    // Row sets, guards and masks of the view hold for what was set aside, read alone or beside the view.
+    let regions = world.sql("researcher", "SELECT DISTINCT region, consent FROM quarantine.patient_profile");
+    assert_eq!(regions, "region,consent\neu,true\n");
+    let masked = "SELECT count(*) AS n FROM quarantine.patient_profile WHERE birth_date <> date_trunc('year', birth_date) OR length(national_id) < 20";
+    assert_eq!(number(&world.sql("researcher", masked)), 0);
+    let both =
+        "SELECT count(*) AS n FROM quarantine.patient_profile AS q JOIN features.patient_profile AS f ON f.id = q.id";
+    assert_eq!(number(&world.sql("researcher", both)), 0);
+    let hidden = world.run(&["--as", "billing", "sql", "-c", "SELECT * FROM quarantine.patient_profile"]);
+    let nowhere = world.run(&["--as", "billing", "sql", "-c", "SELECT * FROM quarantine.no_such_table_x"]);
+    assert_eq!((hidden.code, nowhere.code), (6, 6));
+    let plain = |ran: crate::support::Ran| ran.err.lines().next().unwrap().to_string();
+    assert_eq!(plain(hidden), plain(nowhere));
+    let seen =
+        world.sql("researcher", "SELECT expectation, violations FROM system.quality.expectations ORDER BY ordinal");
+    assert!(!seen.contains(&aside.to_string()), "{seen}");
+    // The ledger tells one from the other.
+    let audit = world.sql("auditor", 
+        "SELECT DISTINCT dataset FROM system.access.audit WHERE principal LIKE '%researcher%' AND dataset LIKE '%profile' ORDER BY dataset",
+    );
+    assert_eq!(audit, "dataset\nfeatures.patient_profile\nquarantine.patient_profile\n");
+
+    // No feature is made of it; verify and gc know it.
+    let file = world.project().join("features/aside.sql");
+    fs::write(&file, "CREATE FEATURE VIEW features.aside ENTITY patient (id) EVENT TIME ts AS SELECT id, ts FROM quarantine.patient_profile").unwrap();
+    let refused = world.run(&["publish", "-m", "no", "-s", "aside"]);
+    assert!(refused.code == 1 && refused.err.contains("cannot read `quarantine.patient_profile`"), "{}", refused.err);
+    fs::remove_file(file).unwrap();
+    world.run(&["verify", "features.patient_profile@1", "--deep"]).code(0);
+    assert_eq!(world.run(&["gc", "--dry-run"]).code(0), "");
+    // What decides about quarantine decides which rows there are.
+    let decides = "SELECT count(*) AS n FROM system.lineage.edges AS e JOIN system.catalog.columns AS c ON c.node = e.source_node \
+                   WHERE e.subtype = 'FILTER' AND c.dataset = 'raw.patients' AND c.column_name = 'weight'";
+    assert!(number(&ask(decides)) > 0);
+    let again = world.run(&["publish", "-m", "again"]);
+    assert!(again.err.contains("nothing changed"), "{}", again.err);
+    world.run(&["ledger", "verify"]).code(8);
+    let folder = world.project().join("warehouse/quarantine");
+    let part =
+        std::process::Command::new("find").args([folder.to_str().unwrap(), "-name", "*.parquet"]).output().unwrap();
+    fs::remove_file(String::from_utf8(part.stdout).unwrap().trim()).unwrap();
+    let found = world.run(&["verify", "features.patient_profile@1"]);
+    assert!(
+        found.code == 4 && found.out.contains("quarantine/") && found.out.contains("the file is gone"),
+        "{}",
+        found.out
+    );
+}
+
+#[test]
+fn what_fails_publishes_nothing_and_a_warning_publishes_all() {
+    let world = promising("  EXPECT bmi < 27 ON VIOLATION FAIL\n");
+    let failed = world.run(&["publish", "-m", "first", "-s", "patient_profile"]);
+    assert_eq!(failed.code, 1, "{}", failed.err);
+    for told in ["C1147", "rows break `bmi < 27`", "patient_profile.sql:5"] {
+        assert!(failed.err.contains(told), "{told}: {}", failed.err);
+    }
+    world.run(&["sql", "-c", "SELECT * FROM features.patient_profile"]).code(6);
+    world.run(&["run", "-s", "patient_profile"]).code(1);
+
+    let world = promising("  EXPECT bmi < 27 ON VIOLATION WARN\n");
+    let warned = world.run(&["publish", "-m", "first", "-s", "patient_profile"]);
+    assert!(warned.err.contains("warning: features.patient_profile: "), "{}", warned.err);
+    warned.code(0);
+    world.run(&["sql", "-c", "SELECT * FROM quarantine.patient_profile"]).code(6);
+    let text = "SELECT count(*) AS n FROM features.patient_profile AS f FULL JOIN raw.patients AS p ON p.id = f.id WHERE f.id IS NULL OR p.id IS NULL";
+    assert_eq!(number(&world.run(&["--format", "csv", "sql", "-c", text]).code(0)), 0);
+}
+
+/// A draft leaves out what goes to quarantine; its publish computes again rather than lose those rows. Partitions decide nothing.
+#[test]
+fn a_draft_never_hides_what_its_publish_sets_aside() {
+    let roots = |world: &World| {
+        let text =
+            "SELECT dataset, content_root FROM system.catalog.versions WHERE dataset = 'features.patient_profile'";
+        let read = "SELECT count(*) AS n, sum(id) AS ids FROM quarantine.patient_profile";
+        [text, read].map(|text| world.run(&["--format", "csv", "sql", "-c", text]).code(0))
+    };
+    let (drafted, straight) = (promising(QUARANTINE), promising(QUARANTINE));
+    drafted.run(&["run", "-s", "patient_profile"]).code(0);
+    drafted.run(&["publish", "-m", "first", "-s", "patient_profile"]).code(0);
+    let settings = straight.project().join("custody.toml");
+    fs::write(&settings, fs::read_to_string(&settings).unwrap() + "\n[limits]\npartitions = 8\n").unwrap();
+    straight.run(&["publish", "-m", "first", "-s", "patient_profile"]).code(0);
+    assert_eq!(roots(&drafted), roots(&straight));
+}
