@@ -13,6 +13,7 @@ mod audit;
 mod clients;
 mod demo;
 mod faults;
+mod import;
 mod labels;
 mod ledger;
 mod lineage;

@@ -279,6 +279,7 @@ impl Catalog {
             Payload::Erasure(erasure) => self.erasure(erasure),
             Payload::Run(_)
             | Payload::Lineage(_)
+            | Payload::Asserted(_)
             | Payload::ReadIntent(_)
             | Payload::ReadProgress(_)
             | Payload::ReadOutcome(_)

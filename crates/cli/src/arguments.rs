@@ -132,6 +132,9 @@ pub(crate) enum Command {
     ///
     /// Without a project: custody lineage --ddl schema.sql --file query.sql
     Lineage(LineageArgs),
+    /// Takes what other systems say of lineage; kept apart from what Custody saw itself.
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Who read what, when and why.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -242,6 +245,17 @@ pub(crate) struct LineageArgs {
     /// At which version of the dataset; default: the newest.
     #[arg(long)]
     pub(crate) at: Option<u64>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ImportCommand {
+    /// OpenLineage 2-0-2 events, one JSON object a line. Needs role `admin`.
+    ///
+    /// Example: custody import openlineage events.ndjson
+    Openlineage {
+        /// The file; `-`: standard input.
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -26,7 +26,7 @@ use datafusion::datasource::MemTable;
 use sha3::{Digest, Sha3_256};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::{Arc, PoisonError},
 };
@@ -116,6 +116,13 @@ impl Engine {
         let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
         system.follow()?;
         Ok(system.runs.get(&run).copied())
+    }
+
+    /// Which claims of others are recorded already.
+    pub(crate) fn claims(&self) -> Result<HashSet<(Hash, DatasetId, Option<u64>)>, Problem> {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        system.follow()?;
+        Ok(system.fold.asserted().clone())
     }
 
     /// All system tables at one position.
@@ -338,7 +345,9 @@ impl Sees for SubjectSees<'_> {
 
     fn owned(&self, dataset: DatasetId) -> bool {
         let owned = self.catalog.dataset_by_id(dataset).is_some_and(|d| {
-            d.owner() == self.session.subject.principal.0 || self.session.subject.roles.contains(d.owner())
+            // Nobody owns what has no owner.
+            !d.owner().is_empty()
+                && (d.owner() == self.session.subject.principal.0 || self.session.subject.roles.contains(d.owner()))
         });
         !enforce!("system.owned", !owned)
     }

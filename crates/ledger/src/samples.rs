@@ -135,6 +135,46 @@ pub(crate) fn lineage() -> Lineage {
     }
 }
 
+/// A foreign dataset, one of ours, and every way of taking part.
+pub(crate) fn asserted() -> AssertedLineage {
+    let table = |n: u8, name: &str, text: &str, version| AssertedTable {
+        dataset: dataset(n),
+        name: name.parse().unwrap(),
+        namespace: "s3://lake".into(),
+        text: text.into(),
+        version,
+    };
+    let source = |table, column: Option<&str>, kind, masking| AssertedSource {
+        table,
+        column: column.map(str::to_string),
+        kind,
+        masking,
+    };
+    let flows = [Direct::Identity, Direct::Transformation, Direct::Aggregation].map(FlowKind::Direct);
+    let decides = [Indirect::Filter, Indirect::Join, Indirect::GroupBy, Indirect::Sort, Indirect::Window];
+    let decides = decides.into_iter().chain([Indirect::Conditional]).map(FlowKind::Indirect);
+    AssertedLineage {
+        event: hash(13),
+        producer: "https://example.org/etl".into(),
+        job_namespace: "airflow".into(),
+        job: "nightly".into(),
+        run: "01890000-0000-7000-8000-000000000000".into(),
+        at: WallNanos(1_800_000_000_000_000_000),
+        tables: vec![
+            table(3, "external.out_00000001", "out", Some(0)),
+            table(1, "features.labs", "features.labs", None),
+        ],
+        outputs: vec![
+            AssertedOutput { name: "nothing".into(), from: vec![] },
+            AssertedOutput {
+                name: "value".into(),
+                from: flows.into_iter().map(|kind| source(1, Some("value"), kind, true)).collect(),
+            },
+        ],
+        rows: decides.map(|kind| source(1, None, kind, false)).collect(),
+    }
+}
+
 pub(crate) fn intent(granted_bytes: u64) -> ReadIntent {
     ReadIntent {
         statement: Some(sealed(40)),
@@ -313,6 +353,7 @@ pub(crate) fn payloads() -> Vec<Payload> {
             approvers: vec!["local/ann".into(), "local/bob".into()],
             because: "asked for".into(),
         }),
+        Payload::Asserted(Box::new(asserted())),
     ]);
     all
 }

@@ -4,6 +4,7 @@
 //! to talk about the same thing, the noun lives here; what is done with it lives with whoever does it.
 #![forbid(unsafe_code)]
 
+mod asserted;
 mod class;
 mod definition;
 mod entry;
@@ -15,6 +16,7 @@ mod payload;
 mod problem;
 mod subject;
 
+pub use asserted::{AssertedLineage, AssertedOutput, AssertedSource, AssertedTable, FlowKind};
 pub use class::{Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, RuleVersion, Rung};
 pub use definition::{ColumnDef, DatasetDefinition, DatasetKind, Pin, TableVersion};
 pub use entry::{

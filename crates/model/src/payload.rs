@@ -4,8 +4,8 @@
 //! (`ledger::format`) and does not show here.
 
 use crate::{
-    ClassLabel, ControlSeq, DatasetDefinition, DatasetId, DatasetName, EntryId, Hash, Kind, Lineage, Principal,
-    Purpose, Seq, WallNanos, WriterId,
+    AssertedLineage, ClassLabel, ControlSeq, DatasetDefinition, DatasetId, DatasetName, EntryId, Hash, Kind, Lineage,
+    Principal, Purpose, Seq, WallNanos, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -554,6 +554,8 @@ pub enum Payload {
     Run(RunRecord),
     /// Kind 11.
     Lineage(LineageRecord),
+    /// Kind 11 too, told by a key of its own: what somebody else claims.
+    Asserted(Box<AssertedLineage>),
     /// Kind 12.
     Publish(Box<Publish>),
     /// Kind 20.
@@ -585,7 +587,7 @@ impl Payload {
             Self::CatalogChange(_) => Kind::CatalogChange,
             Self::PolicyBundle(_) => Kind::PolicyBundle,
             Self::Run(_) => Kind::Run,
-            Self::Lineage(_) => Kind::Lineage,
+            Self::Lineage(_) | Self::Asserted(_) => Kind::Lineage,
             Self::Publish(_) => Kind::Publish,
             Self::ReadIntent(_) => Kind::ReadIntent,
             Self::ReadProgress(_) => Kind::ReadProgress,

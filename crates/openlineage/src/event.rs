@@ -59,6 +59,8 @@ pub fn event(stored: &StoredEntry, request: Option<&Entry>, namespace: &str, nam
         Payload::CatalogChange(_)
         | Payload::PolicyBundle(_)
         | Payload::Lineage(_)
+        // What others claim is not ours to tell.
+        | Payload::Asserted(_)
         | Payload::ReadProgress(_)
         | Payload::Denied(_)
         | Payload::Bypass(_)

@@ -1,4 +1,4 @@
-//! Entries of the ledger as OpenLineage 2-0-2 run events.
+//! Entries of the ledger as OpenLineage 2-0-2 run events, and events of others as what they claim.
 //!
 //! What holds here:
 //!
@@ -12,7 +12,10 @@
 //! took part and what was given of each.
 #![forbid(unsafe_code)]
 
+mod claims;
 mod event;
 mod facets;
+mod import;
 
 pub use event::{Known, Names, event};
+pub use import::{Claim, Fault, ForeignEvent, ForeignTable, Imported, MAX_BYTES, Place, Refused, parse};

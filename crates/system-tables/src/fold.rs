@@ -2,9 +2,9 @@
 
 use crate::{Graph, Snapshot, SystemError, chunks::Chunks, edges::VersionLineage};
 use custody_catalog::Catalog;
-use custody_model::{ControlSeq, EntryId, Payload, Seq, StoredEntry, TableVersion, WriterId};
+use custody_model::{ControlSeq, DatasetId, EntryId, Hash, Payload, Seq, StoredEntry, TableVersion, WriterId};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, OnceLock},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Chain {
     pub(crate) requests: Chunks<Arc<Slot>>,
     /// Those of runs.
     pub(crate) runs: Chunks<Arc<Slot>>,
+    /// What others claim of lineage: read by `tables::asserted` alone.
+    pub(crate) asserted: Chunks<Arc<Slot>>,
     /// Keys and the writer's own life.
     pub(crate) life: Chunks<Arc<Slot>>,
     pub(crate) head: Option<Seq>,
@@ -58,6 +60,8 @@ pub struct Fold {
     homes: HashMap<EntryId, (WriterId, Seq)>,
     /// Of control entries that stand in two chains, the place that counts.
     doubles: Arc<BTreeMap<EntryId, (WriterId, Seq)>>,
+    /// Claims taken.
+    asserted: HashSet<(Hash, DatasetId, Option<u64>)>,
     lineage_entries: HashMap<EntryId, Arc<StoredEntry>>,
     lineages: Arc<Lineages>,
     /// Versions up to here are in `lineages`.
@@ -73,6 +77,11 @@ impl Fold {
     /// The newest entry taken of a writer.
     pub fn head(&self, writer: &WriterId) -> Option<Seq> {
         self.chains.get(writer)?.head
+    }
+
+    /// Claims taken so far, as `AssertedLineage::key` tells them.
+    pub fn asserted(&self) -> &HashSet<(Hash, DatasetId, Option<u64>)> {
+        &self.asserted
     }
 
     /// Takes an entry. Writers may interleave in any way; within a writer `seq` is dense, from wherever it begins.
@@ -114,6 +123,12 @@ impl Fold {
                 }
             }
             Payload::Run(_) => chain.runs.push(slot),
+            Payload::Asserted(claim) => {
+                self.asserted.extend(claim.key());
+                // Who said so is a request like any act of an administrator.
+                chain.requests.push(slot.clone());
+                chain.asserted.push(slot);
+            }
             Payload::Lineage(_) => drop(self.lineage_entries.insert(stored.entry.id, stored)),
             Payload::Key(_) | Payload::Writer(_) => chain.life.push(slot),
             // A progress entry is told by the outcome's byte count; heads are those of the chains themselves.

@@ -6,7 +6,7 @@ use crate::{
     gate::Gate,
     rows::Rows,
     schema::{CLOSURE, Table, system_table},
-    tables::{access, catalog, ledger, lineage, policy, quality},
+    tables::{access, asserted, catalog, ledger, lineage, policy, quality},
 };
 use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
@@ -52,8 +52,14 @@ impl Snapshot {
             Table::Columns => catalog::columns(self, &gate, facts, &mut rows)?,
             Table::Versions => catalog::versions(self, &gate, &mut rows)?,
             Table::Runs => lineage::runs(self, &gate, &mut rows)?,
-            Table::LineageColumns => lineage::columns(self, &gate, &mut rows)?,
-            Table::Inputs => lineage::inputs(self, &gate, &mut rows)?,
+            Table::LineageColumns => {
+                lineage::columns(self, &gate, &mut rows)?;
+                asserted::columns(self, &gate, &mut rows)?;
+            }
+            Table::Inputs => {
+                lineage::inputs(self, &gate, &mut rows)?;
+                asserted::inputs(self, &gate, &mut rows)?;
+            }
             Table::Hops => lineage::hops(self, &gate, &mut rows)?,
             Table::Scans => lineage::scans(self, &gate, &mut rows)?,
             Table::Labels => lineage::labels(self, &gate, &mut rows)?,

@@ -1,6 +1,8 @@
 //! A small ledger of two writers, and every table of it as different viewers see it.
 #![allow(clippy::unwrap_used)]
 
+mod asserted;
+
 use crate::*;
 use arrow::{
     array::RecordBatch,

@@ -3,6 +3,7 @@
 mod build;
 mod demo;
 mod govern;
+mod import;
 mod init;
 mod ledger;
 mod lineage;
@@ -89,6 +90,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Sql(args) => query::sql(&context, args, arguments.format).await,
         Command::Read { version, output } => query::read(&context, version, output, arguments.format).await,
         Command::Lineage(args) => lineage::recorded(&context, args, arguments.format).await,
+        Command::Import(command) => import::run(&context, command, arguments.format).await,
         Command::Audit(command) => query::audit(&context, command, arguments.format).await,
         Command::Policy(command) => govern::policy(&context, command, arguments.format).await,
         Command::Token(command) => govern::token(&context, command, arguments.format).await,

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! With hops, whose texts have `?` for every literal, also `6: [[node, output, [[node, output]], text]]` in the lineage and
-//! `2: [hop]`, outermost first, in an output; the hash ignores both. Key 8 (asserted) is reserved. Lists of atoms are
-//! written sorted and free of repeats.
+//! `2: [hop]`, outermost first, in an output; the hash ignores both. What others claim is told by key 8 in the map of the
+//! whole payload (`asserted.rs`). Lists of atoms are written sorted and free of repeats.
 
 use super::{
     cbor::{Value, to_bytes},
@@ -38,7 +38,7 @@ const DIRECT: [Direct; 3] = [Direct::Identity, Direct::Transformation, Direct::A
 const INDIRECT: [Indirect; 6] =
     [Indirect::Filter, Indirect::Join, Indirect::GroupBy, Indirect::Sort, Indirect::Window, Indirect::Conditional];
 
-fn direct_code(kind: Direct) -> u64 {
+pub(super) fn direct_code(kind: Direct) -> u64 {
     match kind {
         Direct::Identity => 0,
         Direct::Transformation => 1,
@@ -46,7 +46,7 @@ fn direct_code(kind: Direct) -> u64 {
     }
 }
 
-fn indirect_code(kind: Indirect) -> u64 {
+pub(super) fn indirect_code(kind: Indirect) -> u64 {
     match kind {
         Indirect::Filter => 8,
         Indirect::Join => 9,
@@ -57,11 +57,11 @@ fn indirect_code(kind: Indirect) -> u64 {
     }
 }
 
-fn direct_of(code: u64) -> Option<Direct> {
+pub(super) fn direct_of(code: u64) -> Option<Direct> {
     DIRECT.into_iter().find(|k| direct_code(*k) == code)
 }
 
-fn indirect_of(code: u64) -> Option<Indirect> {
+pub(super) fn indirect_of(code: u64) -> Option<Indirect> {
     INDIRECT.into_iter().find(|k| indirect_code(*k) == code)
 }
 

@@ -12,10 +12,11 @@
 //! | 13 | trace |
 //! | 14 | the payload's blob `{0: hash, 1: length}`, in place of key 12 |
 //!
-//! Keys of nested maps are the numbers in `wire.rs` and `lineage.rs`. What is empty is absent. An entry has at most
+//! Keys of nested maps are the numbers in `wire.rs`, `lineage.rs` and `asserted.rs`. What is empty is absent. An entry has at most
 //! 65,535 bytes; when it would have more than 48 KiB its payload goes into a blob. Stored bytes are hashed, never a
 //! re-encoding.
 
+mod asserted;
 mod cbor;
 mod lineage;
 mod wire;
@@ -307,6 +308,7 @@ fn check_recordable(payload: &Payload) -> Result<(), EncodeError> {
         )
         | Payload::PolicyBundle(_)
         | Payload::Run(_)
+        | Payload::Asserted(_)
         | Payload::ReadIntent(_)
         | Payload::ReadProgress(_)
         | Payload::ReadOutcome(_)

@@ -8,6 +8,7 @@
 //! Sets and maps are arrays in strictly ascending order.
 
 use super::{
+    asserted::is_asserted,
     cbor::Value,
     lineage::{lineage_from_value, lineage_to_value},
 };
@@ -659,6 +660,7 @@ pub(super) fn payload_value(payload: &Payload) -> Value {
         Payload::PolicyBundle(p) => p.value(),
         Payload::Run(p) => p.value(),
         Payload::Lineage(p) => p.value(),
+        Payload::Asserted(p) => p.value(),
         Payload::Publish(p) => p.value(),
         Payload::ReadIntent(p) => p.value(),
         Payload::ReadProgress(granted) => granted.value(),
@@ -679,6 +681,7 @@ pub(super) fn read_payload(kind: Kind, value: Value) -> Result<Payload, Unexpect
         Kind::CatalogChange => Payload::CatalogChange(Wire::read(value)?),
         Kind::PolicyBundle => Payload::PolicyBundle(Wire::read(value)?),
         Kind::Run => Payload::Run(Wire::read(value)?),
+        Kind::Lineage if is_asserted(&value) => Payload::Asserted(Wire::read(value)?),
         Kind::Lineage => Payload::Lineage(Wire::read(value)?),
         Kind::Publish => Payload::Publish(Wire::read(value)?),
         Kind::ReadIntent => Payload::ReadIntent(Wire::read(value)?),

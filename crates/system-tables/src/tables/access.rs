@@ -38,6 +38,13 @@ pub(crate) fn touched(entry: &Entry) -> Vec<Touched<'_>> {
             CatalogChange::Attributes(change) => Some(made(change.dataset, None)),
             CatalogChange::Token(_) | CatalogChange::Admin(_) => None,
         },
+        // No version of ours came of it: the dataset alone is named.
+        Payload::Asserted(claim) => claim.tables.first().map(|output| Touched {
+            dataset: output.dataset,
+            version: output.version,
+            made_at: ControlSeq(0),
+            target: None,
+        }),
         Payload::PolicyBundle(_)
         | Payload::Run(_)
         | Payload::Lineage(_)

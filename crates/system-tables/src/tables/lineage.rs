@@ -12,7 +12,7 @@ use custody_model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything in these tables was seen by the engine itself.
+/// Everything here was seen by the engine itself.
 const OBSERVED: &str = "observed";
 /// Expressions are cut here, at a character.
 const EXPRESSION: usize = 512;
