@@ -10,7 +10,14 @@
 //!
 //! A figure without a peer or a floor beside it says more about the machine than about the code, so whatever is compared
 //! runs in turns. Figures kept in `docs/` name machine, command and commit.
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::unwrap_used, reason = "benchmarks")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "benchmarks"
+)]
 
 mod asof;
 mod ledger;

@@ -65,7 +65,7 @@ fn files(policies: usize, later: bool) -> Vec<(String, Vec<u8>)> {
                 cedar,
                 "@id(\"p{i}\") forbid (principal, action in Action::\"from_{}\", resource in Class::\"c{class}\") unless {{ context.environment == \"{}\" }};",
                 if later { "token" } else { "partial" },
-                if i % 3 == 0 { "prod" } else { "dev" }
+                if i.is_multiple_of(3) { "prod" } else { "dev" }
             ),
             _ => writeln!(
                 cedar,
@@ -106,13 +106,13 @@ fn subject(i: usize) -> Subject {
 fn facts(table: usize, columns: usize) -> TableFacts {
     let column = |i: usize| {
         let mut classes = BTreeSet::from([Class(format!("c{}", (i * 5 + table) % CLASSES))]);
-        if i % 10 == 0 {
+        if i.is_multiple_of(10) {
             classes.insert(Class(format!("c{}", (i / 10 % 16) + 1)));
         }
         ColumnFacts {
             field: FieldId(i as u32 + 1),
             name: if i == 0 { "name".into() } else { format!("column_{i}") },
-            data_type: if i % 3 == 0 { DataType::Utf8 } else { DataType::Int64 },
+            data_type: if i.is_multiple_of(3) { DataType::Utf8 } else { DataType::Int64 },
             classes,
             approved: BTreeMap::new(),
         }

@@ -127,7 +127,7 @@ impl Recorded {
     /// Different ones among them, those of one subject side by side.
     pub fn groups(self) -> Vec<Group> {
         let mut groups: Vec<Group> = self.groups.into_values().collect();
-        groups.sort_by(|a, b| (a.key, a.made_at, a.bundle, a.grant).cmp(&(b.key, b.made_at, b.bundle, b.grant)));
+        groups.sort_by_key(|g| (g.key, g.made_at, g.bundle, g.grant));
         groups
     }
 

@@ -51,13 +51,13 @@ async fn answer(
     if found.nodes.is_empty() {
         return Err(Problem::new(6202, format!("{} not found", from.what())));
     }
-    if let Some(to) = to {
+    if let Some(to) = to
+        && !found.keep_ways_to(to)
+    {
+        found = walk(true).await?;
         if !found.keep_ways_to(to) {
-            found = walk(true).await?;
-            if !found.keep_ways_to(to) {
-                let what = format!("no recorded lineage leads from `{from}` to `{to}`, in either direction");
-                return Err(Problem::new(6203, what).help("`custody lineage` without `--to` lists what there is"));
-            }
+            let what = format!("no recorded lineage leads from `{from}` to `{to}`, in either direction");
+            return Err(Problem::new(6203, what).help("`custody lineage` without `--to` lists what there is"));
         }
     }
     if !found.exact {
