@@ -110,7 +110,7 @@ impl Keys {
         if cache.get(name).is_some_and(|key| key_id(name, key) == id) {
             cache.remove(name);
         }
-        if !read(&path)?.is_some_and(|key| key_id(name, &key) == id) {
+        if read(&path)?.is_none_or(|key| key_id(name, &key) != id) {
             return Ok(false);
         }
         let gone = || -> std::io::Result<()> {
