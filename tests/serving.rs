@@ -234,7 +234,7 @@ fn plaintext_is_served_on_loopback_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_several_purposes_must_say_which() {
     let world = World::published();
-    let token = world.token("ann", "model_training", "research", &["--also", "audit"]);
+    let token = world.token("ann", "model_training", "training", &["--also", "audit"]);
     let server = Server::start(&world);
     let mut client = Client::connect(&server, &token).await;
     let ask = |client: &Client, purpose: Option<&str>| {

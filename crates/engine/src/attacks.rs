@@ -288,7 +288,7 @@ fn a_refused_bundle_leaves_the_running_one() {
                 "attacks.sql",
                 row_set,
                 "CREATE ROW SET eu ON raw.patients AS id IN (SELECT id FROM raw.patients)",
-                "C1605",
+                "C1603",
             ),
             ("attacks.sql", "partial = year", "partial = first(2)", "`first` needs text"),
             ("attacks.sql", "CREATE CLASSIFICATION quasi;", "CREATE CLASSIFICATION hidden;", "declared twice"),
