@@ -234,11 +234,11 @@ fn plaintext_is_served_on_loopback_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_several_purposes_must_say_which() {
     let world = World::published();
-    let token = world.token("ann", "model_training", "training", &["--also", "audit"]);
+    let token = world.token("ann", "research", "research", &["--attr", "region=eu", "--also", "audit"]);
     let server = Server::start(&world);
     let mut client = Client::connect(&server, &token).await;
     let ask = |client: &Client, purpose: Option<&str>| {
-        let descriptor = FlightDescriptor::new_path(vec!["features".into(), "lab_trend@1".into()]);
+        let descriptor = FlightDescriptor::new_path(vec!["features".into(), "patient_profile@1".into()]);
         let mut request = client.request(descriptor);
         if let Some(purpose) = purpose {
             request.metadata_mut().insert("x-purpose", purpose.parse().unwrap());
@@ -251,6 +251,6 @@ async fn a_token_of_several_purposes_must_say_which() {
         assert_eq!(refused.code(), tonic::Code::PermissionDenied);
         assert!(refused.message().starts_with(want), "{}", refused.message());
     }
-    client.channel.get_flight_info(ask(&client, Some("model_training"))).await.unwrap();
+    client.channel.get_flight_info(ask(&client, Some("research"))).await.unwrap();
     assert_eq!(server.stop(), 0);
 }
