@@ -287,10 +287,6 @@ impl World {
         extract(plan, &Known, &[], &Limits::default())
     }
 
-    pub(crate) fn extract_unbounded(&self, plan: &LogicalPlan) -> Result<Lineage, Refusal> {
-        extract(plan, &Known, &[], &Limits { nodes: u64::MAX, ..Limits::default() })
-    }
-
     pub(crate) fn column(&self, table: &TableVersion, field: FieldId) -> String {
         let name = table.name.to_string();
         let name = name.strip_prefix("public.").unwrap_or(&name);
@@ -497,7 +493,7 @@ fn with(plan: &LogicalPlan, limits: Limits) -> Result<Lineage, Refusal> {
 }
 
 /// Each of the CTEs joins the one before it with itself.
-pub(crate) fn doubling(levels: usize) -> String {
+fn doubling(levels: usize) -> String {
     let mut sql = "WITH c0 AS (SELECT a, b FROM t)".to_string();
     for i in 1..=levels {
         let before = i - 1;

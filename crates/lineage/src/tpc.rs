@@ -1,6 +1,6 @@
 //! TPC-H and TPC-DS: every query has exact lineage, as the goldens in `testdata/tpc` say, and its
 //! optimised plan depends on no more. `UPDATE_GOLDEN=1` writes them anew; read the diff.
-#![allow(clippy::panic, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 use crate::tests::{World, sources};
 use std::{fs, path::PathBuf};
@@ -63,52 +63,4 @@ async fn tpch() {
 #[tokio::test]
 async fn tpcds() {
     golden("tpcds", 99).await;
-}
-
-/// What extraction costs beside planning and optimising: the figures of `docs/lineage-figures.md`.
-#[tokio::test]
-#[ignore = "a measurement, not a test"]
-async fn cost() {
-    use std::time::{Duration, Instant};
-    for name in ["tpch", "tpcds"] {
-        let (ddl, queries) = files(name);
-        let mut world = World::new();
-        for statement in &ddl {
-            world.declare(statement).await.unwrap();
-        }
-        let (mut plan_optimise, mut extract) = (Duration::ZERO, Duration::ZERO);
-        for (query, sql) in &queries {
-            // The best of three, each.
-            let mut best = [Duration::MAX; 2];
-            for _ in 0..3 {
-                let begun = Instant::now();
-                let plan = world.plan(sql).await.unwrap();
-                let optimised = world.ctx.state().optimize(&plan);
-                best[0] = best[0].min(begun.elapsed());
-                assert!(optimised.is_ok(), "{query}");
-                let begun = Instant::now();
-                let lineage = world.extract_without_text(&plan).unwrap();
-                best[1] = best[1].min(begun.elapsed());
-                assert!(lineage.exact, "{query}");
-            }
-            plan_optimise += best[0];
-            extract += best[1];
-        }
-        let count = queries.len() as u32;
-        println!(
-            "{name}: plan and optimise {:?}, extract {:?} a query: {:.1} %",
-            plan_optimise / count,
-            extract / count,
-            100.0 * extract.as_secs_f64() / plan_optimise.as_secs_f64()
-        );
-    }
-    let mut world = World::new();
-    world.declare("CREATE TABLE t (a INT, b INT)").await.unwrap();
-    let plan = world.plan(&crate::tests::doubling(12)).await.unwrap();
-    let best = (0..5).map(|_| {
-        let begun = Instant::now();
-        world.extract_unbounded(&plan).unwrap();
-        begun.elapsed()
-    });
-    println!("12 self-joined CTEs: extract {:?}", best.min().unwrap());
 }
