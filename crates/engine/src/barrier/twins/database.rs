@@ -4,6 +4,7 @@
 //! shared, since nothing in it has seen a row; physical planning and the run are done once a database.
 
 use super::{
+    in_turn,
     random::Random,
     world::{COLUMNS, Kind, Policy, Row, Shown, Value, batch, schema},
 };
@@ -46,6 +47,15 @@ pub(crate) enum How {
     Plain,
 }
 
+/// In what order partitions are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// At once.
+    AsItComes,
+    /// One after the other.
+    InTurn,
+}
+
 /// How statements are planned and run, and how tables are stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Configuration {
@@ -83,6 +93,7 @@ pub(crate) struct Setting {
 pub(crate) struct Databases {
     pub(crate) setting: Setting,
     state: SessionState,
+    in_turn: SessionState,
     reference: SessionState,
     now: Arc<AtomicUsize>,
     _files: tempfile::TempDir,
@@ -202,6 +213,7 @@ impl Databases {
         }
         Self {
             setting: Setting { configuration, t, m },
+            in_turn: in_turn::in_turn(&session.state()),
             state: session.state(),
             reference: reference.state(),
             now,
@@ -216,9 +228,13 @@ impl Databases {
     }
 
     /// What an observer of database `i` sees.
-    pub(crate) async fn see(&self, planned: &Planned, i: usize) -> Seen {
+    pub(crate) async fn see_as(&self, planned: &Planned, i: usize, order: Order) -> Seen {
         self.now.store(i, Ordering::SeqCst);
-        self.run(&planned.plan, &self.state).await
+        let state = match order {
+            Order::AsItComes => &self.state,
+            Order::InTurn => &self.in_turn,
+        };
+        self.run(&planned.plan, state).await
     }
 
     /// The same, planned for this database alone.
@@ -273,6 +289,9 @@ async fn run(
 
 /// Whether partitions, or scalar subqueries, run side by side: which comes or fails first is up to time.
 fn side_by_side(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if let Some(sides) = in_turn::sides(plan) {
+        return sides.into_iter().any(side_by_side);
+    }
     let subqueries = plan.name() == "ScalarSubqueryExec" && plan.children().len() > 2;
     subqueries || plan.output_partitioning().partition_count() > 1 || plan.children().into_iter().any(side_by_side)
 }

@@ -1,8 +1,7 @@
 //! Random statements over `t`, `m` and `u`.
 //!
 //! Typed, so that most of them plan; with expressions that fail on some values, predicates without columns, and names
-//! that the subject may not see. Where partitions race, only statements whose answer is a bag are made: no LIMIT without
-//! a total order.
+//! that the subject may not see.
 
 use super::{
     database::{OPEN, Setting},
@@ -22,8 +21,6 @@ pub(crate) struct Grammar {
     counted: Columns,
     /// Whether the statement's answer depends on the order in which rows come.
     pub(crate) by_order: bool,
-    /// One partition: rows come in an order.
-    ordered: bool,
     values: Vec<ScalarValue>,
     prepared: bool,
     aliases: usize,
@@ -45,7 +42,6 @@ impl Grammar {
             hidden: hidden.collect(),
             counted,
             by_order: false,
-            ordered: setting.configuration.partitions == 1,
             values: vec![],
             prepared: false,
             aliases: 0,
@@ -123,11 +119,11 @@ impl Grammar {
             0 if sortable => format!("SELECT * FROM ({sql}) ORDER BY 1{direction}, {all} LIMIT {k}"),
             1 if sortable => format!("SELECT * FROM ({sql}) ORDER BY {all} LIMIT {k} OFFSET {}", k / 2),
             2 => format!("SELECT count(*) FROM ({sql} LIMIT {k})"),
-            3 if self.ordered => {
+            3 => {
                 self.by_order = true;
                 format!("{sql} LIMIT {k}")
             }
-            4 if self.ordered && sortable => {
+            4 if sortable => {
                 self.by_order = true;
                 format!("SELECT * FROM ({sql}) ORDER BY 1{direction} LIMIT {k}")
             }
@@ -224,7 +220,7 @@ impl Grammar {
         let d = self.column(scope, Kind::Date);
         let k = self.random.below(8);
         let drawn = self.random.below(11);
-        self.by_order |= self.ordered && matches!(drawn, 8 | 9);
+        self.by_order |= matches!(drawn, 8 | 9);
         let (aggregate, kind) = match drawn {
             0 => (format!("sum({n})"), Kind::Int),
             1 => (format!("min({n})"), Kind::Int),
@@ -234,8 +230,8 @@ impl Grammar {
             5 => (format!("count({s})"), Kind::Int),
             6 => (format!("count(*) FILTER (WHERE {})", self.predicate(scope, 1, 0)), Kind::Int),
             7 => (format!("bool_and({n} > {k})"), Kind::Bool),
-            8 if self.ordered => (format!("string_agg({s}, ',')"), Kind::Text),
-            9 if self.ordered => (format!("first_value({n})"), Kind::Int),
+            8 => (format!("string_agg({s}, ',')"), Kind::Text),
+            9 => (format!("first_value({n})"), Kind::Int),
             _ => ("count(*)".into(), Kind::Int),
         };
         let mut columns: Columns = keys.iter().enumerate().map(|(i, (_, k))| (format!("c{i}"), *k)).collect();
@@ -264,7 +260,7 @@ impl Grammar {
         let (c, n) = (self.column(scope, kind), self.expression(scope, Kind::Int, 1));
         let (by, order) = (self.column(scope, Kind::Text), self.column(scope, Kind::Int));
         let partition = if self.random.chance(60) { format!("PARTITION BY {by} ") } else { String::new() };
-        let drawn = self.random.below(if self.ordered { 9 } else { 4 });
+        let drawn = self.random.below(9);
         self.by_order |= drawn >= 4;
         let (function, frame) = match drawn {
             0 => ("rank()".into(), ""),
