@@ -17,6 +17,7 @@ mod import;
 mod labels;
 mod ledger;
 mod lineage;
+mod models;
 mod openlineage;
 mod own_project;
 mod policy;

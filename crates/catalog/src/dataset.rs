@@ -2,8 +2,8 @@
 
 use custody_model::{
     AttributeChange, ClassLabel, ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName,
-    DraftRecord, EntryId, FieldId, Hash, PolicyBundleRecord, Principal, Publish, Purpose, SourceSnapshot, TableVersion,
-    ViewRecord, WallNanos,
+    DraftRecord, EntryId, FieldId, Hash, ModelRecord, PolicyBundleRecord, Principal, Publish, Purpose, SourceSnapshot,
+    TableVersion, ViewRecord, WallNanos,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -54,6 +54,11 @@ impl Dataset {
     /// Its versions in the order they became visible. Plain views and external datasets have none.
     pub fn versions(&self) -> &[Arc<VersionRecord>] {
         &self.versions
+    }
+
+    /// The newest version that may be used, at or before a position.
+    pub fn newest_usable(&self, at: ControlSeq) -> Option<&Arc<VersionRecord>> {
+        self.versions.iter().rev().find(|v| v.table.made_at <= at && v.status != VersionStatus::Revoked)
     }
 
     /// The newest version.
@@ -121,8 +126,12 @@ pub enum Made {
 /// Whether a version may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VersionStatus {
-    /// Yes. Statuses that take a version out of use come with the entries that record them.
+    /// Yes.
     Published,
+    /// Yes, but it is advised against.
+    Deprecated,
+    /// No. Its rows stay for whoever has to show what was done with them.
+    Revoked,
 }
 
 impl VersionStatus {
@@ -130,6 +139,8 @@ impl VersionStatus {
     pub fn word(self) -> &'static str {
         match self {
             Self::Published => "published",
+            Self::Deprecated => "deprecated",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -149,6 +160,8 @@ pub struct VersionRecord {
     pub by: Principal,
     /// Whether it may be used.
     pub status: VersionStatus,
+    /// Why it is advised against or may not be used.
+    pub status_because: Option<Arc<str>>,
     /// Its classes under the newest bundle, where they are not those it came with.
     pub(crate) relabelled: Option<Arc<Vec<ClassLabel>>>,
 }
@@ -246,4 +259,17 @@ pub struct ColumnAt<'a> {
     pub ordinal: u16,
     /// The column; `None` for ordinal 0.
     pub column: Option<&'a ColumnDef>,
+}
+
+/// A model, registered.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Model {
+    /// What the entry says.
+    pub record: ModelRecord,
+    /// When.
+    pub at: WallNanos,
+    /// The entry that registered it.
+    pub entry: EntryId,
+    /// Who registered it.
+    pub by: Principal,
 }

@@ -55,6 +55,16 @@ pub enum FoldError {
         /// The version in the entry.
         found: u64,
     },
+    /// Versions of a model are numbered densely from 1.
+    #[error("model `{name}@{found}` cannot be registered: the next version is {expected}")]
+    ModelNotNext {
+        /// The model.
+        name: String,
+        /// The version that would be next.
+        expected: u64,
+        /// The version in the entry.
+        found: u64,
+    },
     /// A column's identity is used twice, or its name is.
     #[error("column `{column}` of `{name}` is declared twice")]
     RepeatedColumn {

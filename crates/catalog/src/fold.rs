@@ -1,12 +1,13 @@
 //! The fold itself.
 
 use crate::{
-    BundleEpoch, ColumnAt, Dataset, Draft, FoldError, Made, VersionRecord, VersionStatus, identity::dataset_id,
+    BundleEpoch, ColumnAt, Dataset, Draft, FoldError, Made, Model, VersionRecord, VersionStatus, identity::dataset_id,
 };
 use custody_model::{
     AdminRecord, AttributeChange, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName,
-    DraftRecord, Entry, EntryId, ErasureRecord, FieldId, Hash, Node, Payload, Pin, PolicyBundleRecord, Principal,
-    Publish, Relabelled, SourceSnapshot, TableVersion, TokenRecord, ViewRecord, WallMicros, WallNanos,
+    DraftRecord, Entry, EntryId, ErasureRecord, FieldId, Hash, ModelRecord, Node, Payload, Pin, PolicyBundleRecord,
+    Principal, Publish, Relabelled, SourceSnapshot, StatusRecord, TableVersion, TokenRecord, ViewRecord, WallMicros,
+    WallNanos,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +35,8 @@ pub struct Catalog {
     asked: Arc<BTreeMap<Hash, Arc<ErasureRecord>>>,
     /// Keys that are to be destroyed wherever they are found.
     destroyed: Arc<BTreeSet<String>>,
+    /// By name, oldest first.
+    models: Arc<BTreeMap<String, Vec<Arc<Model>>>>,
     /// Positions at which the largest wall time so far grew, with that time.
     clock: Arc<Vec<(ControlSeq, WallNanos)>>,
 }
@@ -55,6 +58,7 @@ impl PartialEq for Catalog {
             == (other.at, &other.datasets, &other.drafts, &other.tokens)
             && (&self.admins, &self.bundles, &self.clock) == (&other.admins, &other.bundles, &other.clock)
             && (&self.asked, &self.destroyed) == (&other.asked, &other.destroyed)
+            && self.models == other.models
     }
 }
 
@@ -113,12 +117,9 @@ impl Catalog {
     pub fn resolve(&self, name: &DatasetName, pin: Pin) -> Option<&Arc<VersionRecord>> {
         let dataset = self.dataset(name)?;
         match pin {
-            Pin::Newest => dataset.newest(),
+            Pin::Newest => dataset.newest_usable(self.at),
             Pin::Version(number) => dataset.version(number),
-            Pin::At(time) => {
-                let seq = self.seq_at(time);
-                dataset.versions.iter().rev().find(|v| v.table.made_at <= seq)
-            }
+            Pin::At(time) => dataset.newest_usable(self.seq_at(time)),
         }
     }
 
@@ -202,6 +203,16 @@ impl Catalog {
         self.admins.get(principal).cloned().unwrap_or_default()
     }
 
+    /// The versions of a model, oldest first.
+    pub fn model(&self, name: &str) -> &[Arc<Model>] {
+        self.models.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All models by name, versions oldest first.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.models.values().flatten()
+    }
+
     /// The active policy bundle.
     pub fn bundle(&self) -> Option<&BundleEpoch> {
         self.bundles.last().map(Arc::as_ref)
@@ -273,6 +284,8 @@ impl Catalog {
                 CatalogChange::Attributes(change) => self.attributes(&header, change)?,
                 CatalogChange::Token(token) => self.add_token(token),
                 CatalogChange::Admin(admin) => self.admin(admin),
+                CatalogChange::Status(status) => self.status(status)?,
+                CatalogChange::Model(model) => self.add_model(&header, model)?,
             },
             Payload::PolicyBundle(bundle) => self.add_bundle(&header, bundle)?,
             Payload::Publish(publish) => self.publish(&header, publish)?,
@@ -421,6 +434,36 @@ impl Catalog {
         Arc::make_mut(&mut self.admins).insert(admin.principal.clone(), admin.roles.clone());
     }
 
+    fn status(&mut self, status: &StatusRecord) -> Result<(), FoldError> {
+        let known = self.version_made_at(status.made_at).filter(|v| v.table.dataset == status.dataset);
+        let mut version = known.ok_or(FoldError::UnknownVersion(status.made_at))?.as_ref().clone();
+        version.status = if status.revoked { VersionStatus::Revoked } else { VersionStatus::Deprecated };
+        version.status_because = Some(status.because.as_str().into());
+        self.replace(version);
+        Ok(())
+    }
+
+    fn add_model(&mut self, header: &Header, record: &ModelRecord) -> Result<(), FoldError> {
+        let by = header.principal()?;
+        let training = &record.training;
+        let known = self.version_made_at(training.made_at).filter(|v| {
+            let table = &v.table;
+            (table.dataset, table.version, table.content) == (training.dataset, training.version, training.content)
+        });
+        match known.map(|v| v.definition().kind) {
+            Some(DatasetKind::TrainingSet) => {}
+            Some(other) => return Err(FoldError::WrongKind(other)),
+            None => return Err(FoldError::UnknownVersion(training.made_at)),
+        }
+        let versions = Arc::make_mut(&mut self.models).entry(record.name.clone()).or_default();
+        let expected = versions.len() as u64 + 1;
+        if record.version != expected {
+            return Err(FoldError::ModelNotNext { name: record.name.clone(), expected, found: record.version });
+        }
+        versions.push(Arc::new(Model { record: record.clone(), at: header.wall, entry: header.id, by }));
+        Ok(())
+    }
+
     fn add_bundle(&mut self, header: &Header, record: &PolicyBundleRecord) -> Result<(), FoldError> {
         let by = header.principal()?;
         let expected = self.bundle().map_or(1, |b| b.record.epoch + 1);
@@ -450,19 +493,25 @@ impl Catalog {
         Ok(())
     }
 
-    /// Gives a version other classes, wherever it stands.
+    /// Gives a version other classes.
     fn relabel(&mut self, relabelled: &Relabelled) {
         let Some(version) = self.version_made_at(relabelled.made_at) else { return };
         let mut version = version.as_ref().clone();
         version.relabelled = Some(Arc::new(relabelled.labels.clone()));
+        self.replace(version);
+    }
+
+    /// Puts a version in the place of itself, wherever it stands.
+    fn replace(&mut self, version: VersionRecord) {
+        let made_at = version.table.made_at;
         let version = Arc::new(version);
         if let Some(dataset) = Arc::make_mut(&mut self.datasets).get_mut(&version.table.dataset) {
             let versions = &mut Arc::make_mut(dataset).versions;
-            for known in versions.iter_mut().filter(|v| v.table.made_at == relabelled.made_at) {
+            for known in versions.iter_mut().filter(|v| v.table.made_at == made_at) {
                 *known = version.clone();
             }
         }
-        Arc::make_mut(&mut self.made).insert(relabelled.made_at, MadeAt::Version(version));
+        Arc::make_mut(&mut self.made).insert(made_at, MadeAt::Version(version));
     }
 
     /// Whether a definition may stand in an entry of these kinds, beside what the catalog holds already.
@@ -491,6 +540,7 @@ impl Catalog {
             entry: header.id,
             by,
             status: VersionStatus::Published,
+            status_because: None,
             relabelled: None,
         });
         self.define(header, version.definition()).versions.push(version.clone());

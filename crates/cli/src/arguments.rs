@@ -110,6 +110,17 @@ pub(crate) enum Command {
         #[arg(long, required = true)]
         dry_run: bool,
     },
+    /// Advises against a version; it stays readable.
+    ///
+    /// Example: custody deprecate features.lab_trend@1 -m 'use version 2'
+    Deprecate(StatusArgs),
+    /// Takes a version out of use: nobody reads it any more, nothing is computed from it. Its files stay.
+    ///
+    /// Example: custody revoke features.lab_trend@1 -m 'wrong unit'
+    Revoke(StatusArgs),
+    /// Models: what they learned from, with receipts that are checked without a server.
+    #[command(subcommand)]
+    Model(ModelCommand),
     /// Training sets: what each row of a spine could have known.
     #[command(subcommand)]
     TrainSet(TrainSetCommand),
@@ -361,6 +372,49 @@ pub(crate) enum TokenCommand {
     },
     /// Tokens issued.
     List,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// `features.lab_trend@1`
+    pub(crate) version: String,
+    /// Why; recorded.
+    #[arg(short, long)]
+    pub(crate) message: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ModelCommand {
+    /// Registers the next version of a model and writes its receipt.
+    ///
+    /// Example: custody model register mortality --training-set training.mortality@1 --artifact model.bin -m 'first' --receipt model.dsse
+    Register {
+        /// `mortality`
+        name: String,
+        /// `training.mortality@1`
+        #[arg(long)]
+        training_set: String,
+        /// The model's file.
+        #[arg(long, value_name = "FILE")]
+        artifact: PathBuf,
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+        /// Where the receipt goes: a DSSE envelope of an in-toto statement with the entry's proof.
+        #[arg(long, value_name = "FILE")]
+        receipt: PathBuf,
+    },
+    /// Checks a receipt; needs no project. 0 good, 4 false, 1 cannot check.
+    Check {
+        /// The receipt.
+        receipt: PathBuf,
+        /// The model's file.
+        #[arg(long, value_name = "FILE")]
+        artifact: PathBuf,
+        /// A file with the ledger's root key.
+        #[arg(long, value_name = "FILE")]
+        root_key: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -4,6 +4,7 @@
 //! executes plans, and only as `execute(GovernedPlan, AuditReceipt)`.
 #![forbid(unsafe_code)]
 
+mod acts;
 mod admin;
 mod asof;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod proofs;
 mod provider;
 mod publish;
 mod read;
+mod receipt;
 mod relabel;
 mod replay;
 mod replica;
@@ -46,6 +48,7 @@ mod sweep;
 mod system;
 mod training;
 
+pub use acts::Registered;
 pub use admin::Applied;
 pub use checks::{Decided, VerifyOptions, keep_checkpoints, verify_ledger};
 pub use custody_ledger::verify::{Report, Verdict, split_notes};
@@ -68,6 +71,7 @@ pub use project::{Declared, Project};
 pub use proofs::{check_proof, entry_place, prove_consistency, prove_entry, root_key};
 pub use publish::{Contract, ENGINE_VERSION, Event, PublishOptions, Published};
 pub use read::{GovernedRead, Totals};
+pub use receipt::check_receipt;
 pub use replay::{Choice, Redecided};
 pub use replica::{Drilled, Replicated, drill, keep_copy, replicate, restore};
 pub use session::{ReadRequest, Session};

@@ -8,7 +8,7 @@ use crate::{
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
 };
-use custody_catalog::{Catalog, Made};
+use custody_catalog::{Catalog, Made, VersionRecord, VersionStatus};
 use custody_dialect::{ExplainKind, GatedQuery, Reference, Statement as Gated};
 use custody_model::{
     ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, SourceText, TableVersion,
@@ -124,6 +124,7 @@ impl Session {
                 definition: Arc::new(draft.record.definition.clone()),
                 labels: draft.record.labels.iter().map(all_classes).collect(),
                 storage: Storage::Draft(draft.record.principal.clone(), draft.record.identity),
+                revoked: None,
             });
         }
         if name.schema() == QUARANTINE {
@@ -136,6 +137,7 @@ impl Session {
                 definition: Arc::new(present(&catalog, version.definition())),
                 labels: version.labels().unwrap_or_default().iter().map(all_classes).collect(),
                 storage: Storage::Quarantine(publish.identity),
+                revoked: revoked(version),
             });
         }
         let version = catalog.resolve(name, pin)?;
@@ -147,6 +149,7 @@ impl Session {
                 Made::Published(publish) => Storage::Version(publish.identity),
                 Made::Snapshot(snapshot) => Storage::Source(snapshot.as_ref().clone()),
             },
+            revoked: revoked(version),
         })
     }
 
@@ -159,6 +162,10 @@ impl Session {
         if enforce!("pin.visible", !grant.visible()) {
             let quarantined = found.at.name.schema() == QUARANTINE;
             return Err(not_found(if quarantined { &found.at.name } else { &found.definition.name }));
+        }
+        if let Some(why) = &found.revoked {
+            return Err(Problem::new(3108, format!("`{}` is revoked: {why}", found.at))
+                .help("read another version: custody log lists them"));
         }
         let storage = self.engine.open_storage(&found.at, &found.definition, &found.storage).await?;
         let fields: Vec<FieldId> = found.definition.columns.iter().map(|c| c.field).collect();
@@ -210,6 +217,11 @@ impl Session {
     }
 }
 
+fn revoked(version: &VersionRecord) -> Option<String> {
+    (version.status == VersionStatus::Revoked)
+        .then(|| version.status_because.as_deref().unwrap_or_default().to_string())
+}
+
 fn no_such_version(dataset: &custody_catalog::Dataset, pin: Pin) -> Problem {
     let name = dataset.name();
     let newest = dataset.newest().map(|v| v.table.version);
@@ -237,6 +249,8 @@ pub(crate) struct Found {
     pub(crate) definition: Arc<DatasetDefinition>,
     pub(crate) labels: Vec<BTreeSet<custody_model::Class>>,
     pub(crate) storage: Storage,
+    /// Why it may no longer be used.
+    pub(crate) revoked: Option<String>,
 }
 
 /// Where the rows of a version lie.

@@ -161,5 +161,6 @@ fn planned(definition: &DatasetDefinition, labels: &[custody_model::ClassLabel],
         definition: Arc::new(definition.clone()),
         labels: labels.iter().map(all_classes).collect(),
         storage: Storage::Planned,
+        revoked: None,
     }
 }

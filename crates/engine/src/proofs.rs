@@ -35,6 +35,12 @@ pub fn prove_entry(folder: &Path, writer: &str, seq: u64, entry: &[u8]) -> Resul
     prover.entry(seq).map_err(unproven)
 }
 
+/// A proof that an entry is in the ledger, whatever its bytes: for what this process recorded itself.
+pub(crate) fn prove_stored(folder: &Path, writer: &str, seq: u64) -> Result<Vec<u8>, Problem> {
+    let disk = FileDisk::new(folder);
+    prover(&disk, writer)?.entry(seq).map_err(unproven)
+}
+
 /// A proof that a writer's checkpoint continues an older one; without a newer one, its present checkpoint.
 pub fn prove_consistency(folder: &Path, older: &str, newer: Option<&str>) -> Result<Vec<u8>, Problem> {
     let note = |text: &str| {

@@ -301,6 +301,21 @@ fn catalog_changes() -> Vec<CatalogChange> {
             expires: WallNanos(1_900_000_000_000_000_000),
         }),
         CatalogChange::Admin(AdminRecord { principal: "local/ann".into(), roles: set(&["admin", "policy_admin"]) }),
+        CatalogChange::Status(StatusRecord {
+            dataset: dataset(1),
+            made_at: ControlSeq(7),
+            revoked: true,
+            because: "wrong unit".into(),
+        }),
+        CatalogChange::Model(ModelRecord {
+            name: "mortality".into(),
+            version: 2,
+            training: input(),
+            artifact: hash(14),
+            artifact_bytes: 1 << 33,
+            receipt_key: "clinic/receipts+00000000+AQ".into(),
+            because: "better".into(),
+        }),
     ]
 }
 

@@ -31,9 +31,9 @@ pub use lineage::{
 pub use name::{BadName, DatasetName};
 pub use payload::{
     AdminRecord, AttributeChange, BlobRef, BypassRecord, CatalogChange, Denied, DraftRecord, ErasureRecord,
-    ExpectationResult, FileDigest, HeadRecord, InputRef, KeyRecord, LineageRecord, OpenIntent, Payload,
+    ExpectationResult, FileDigest, HeadRecord, InputRef, KeyRecord, LineageRecord, ModelRecord, OpenIntent, Payload,
     PolicyBundleRecord, Publish, ReadIntent, ReadOutcome, Relabelled, RunRecord, RunState, ScanFact, ScannedFile,
-    SealedBox, SourceKind, SourceSnapshot, TokenRecord, ViewRecord, WriterEvent,
+    SealedBox, SourceKind, SourceSnapshot, StatusRecord, TokenRecord, ViewRecord, WriterEvent,
 };
 pub use problem::{Code, Label, Position, Problem, SourceText};
 pub use subject::{Authentication, Principal, Purpose, Subject, SubjectKey};

@@ -156,6 +156,38 @@ pub struct AdminRecord {
     pub roles: BTreeSet<String>,
 }
 
+/// A version is advised against, or taken out of use. What it holds stays as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatusRecord {
+    /// Whose.
+    pub dataset: DatasetId,
+    /// The control position that made the version.
+    pub made_at: ControlSeq,
+    /// Whether it may no longer be used; else it is advised against.
+    pub revoked: bool,
+    /// Why.
+    pub because: String,
+}
+
+/// A model, with what it learned from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ModelRecord {
+    /// Its name.
+    pub name: String,
+    /// Number of the version, from 1.
+    pub version: u64,
+    /// The training set.
+    pub training: InputRef,
+    /// SHA3-256 of the artifact.
+    pub artifact: Hash,
+    /// Its size.
+    pub artifact_bytes: u64,
+    /// The C2SP verifier string of the key that signs receipts of this model.
+    pub receipt_key: String,
+    /// Why.
+    pub because: String,
+}
+
 /// A change of the catalog.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CatalogChange {
@@ -178,6 +210,10 @@ pub enum CatalogChange {
     Token(TokenRecord),
     /// Roles on this warehouse.
     Admin(AdminRecord),
+    /// Whether a version may be used.
+    Status(StatusRecord),
+    /// A model.
+    Model(ModelRecord),
 }
 
 /// A policy bundle becomes active.

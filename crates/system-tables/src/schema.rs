@@ -80,6 +80,7 @@ pub(crate) enum Table {
     Keys,
     Slo,
     Expectations,
+    Models,
     Closure,
 }
 
@@ -568,6 +569,25 @@ const SPECS: &[Spec] = &[
             opt("checked", Int),
             opt("violations", Int),
             opt("passed", Bool),
+        ],
+    },
+    Spec {
+        table: Table::Models,
+        number: 23,
+        schema: "system.catalog",
+        name: "models",
+        about: "registered models, with the training set each learned from",
+        columns: &[
+            one("model", Text),
+            one("version", Int),
+            one("dataset", Text),
+            one("dataset_version", Int),
+            one("artifact", Digest),
+            one("artifact_bytes", Int),
+            one("registered_at", Time),
+            opt("registered_by", Text),
+            one("because", Text),
+            one("entry_id", Text),
         ],
     },
     Spec {

@@ -77,6 +77,7 @@ impl Snapshot {
             Table::Writers => ledger::writers(self, &gate, &mut rows)?,
             Table::Keys => ledger::keys(self, &gate, &mut rows)?,
             Table::Slo => ledger::slo(self, &gate, facts, &mut rows)?,
+            Table::Models => catalog::models(self, &gate, &mut rows)?,
             Table::Expectations => quality::expectations(self, &gate, &mut rows)?,
         }
         rows.finish()

@@ -560,6 +560,7 @@ fn numbers_of_columns_are_frozen() {
         system.ledger.writers 1281+5
         system.ledger.keys 1345+5
         system.quality.expectations 1409+9
+        system.catalog.models 1473+10
         system.lineage.scans 1665+9
         system.metrics.slo 1729+4"#]]
     .assert_eq(&first.join("\n"));

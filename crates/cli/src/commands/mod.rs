@@ -7,13 +7,14 @@ mod import;
 mod init;
 mod ledger;
 mod lineage;
+mod model;
 mod policy_test;
 mod query;
 mod serve;
 mod training;
 
 use crate::{
-    arguments::{Arguments, Command, LedgerCommand, LineageArgs},
+    arguments::{Arguments, Command, LedgerCommand, LineageArgs, ModelCommand},
     context::Context,
     render,
 };
@@ -75,6 +76,9 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         }
         Command::Ledger(LedgerCommand::CheckProof { proof, root_key }) => return ledger::check_proof(proof, root_key),
         Command::Ledger(LedgerCommand::Peer { into }) => return ledger::keep_copy(into),
+        Command::Model(ModelCommand::Check { receipt, artifact, root_key }) => {
+            return model::check(receipt, artifact, root_key);
+        }
         _ => {}
     }
     let context = Context::find(&arguments)?;
@@ -85,6 +89,9 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Publish(args) => build::publish(&context, args, arguments.quiet).await,
         Command::Log { name } => query::log(&context, name, arguments.format).await,
         Command::Verify { version, deep } => build::verify(&context, version, *deep).await,
+        Command::Deprecate(args) => model::status(&context, args, false).await,
+        Command::Revoke(args) => model::status(&context, args, true).await,
+        Command::Model(command) => model::run(&context, command).await,
         Command::Gc { dry_run: _ } => build::gc(&context).await,
         Command::TrainSet(command) => training::run(&context, command, arguments.quiet).await,
         Command::Sql(args) => query::sql(&context, args, arguments.format).await,

@@ -24,6 +24,7 @@ impl Session {
             definition: Arc::new(draft.record.definition.clone()),
             labels: draft.record.labels.iter().map(all_classes).collect(),
             storage: Storage::Draft(draft.record.principal.clone(), draft.record.identity),
+            revoked: None,
         })
     }
 

@@ -14,7 +14,7 @@ use crate::{
     project::{Declared, Project},
     session::Session,
 };
-use custody_catalog::Dataset;
+use custody_catalog::{Dataset, VersionStatus};
 use custody_dialect::{OnViolation, ViewDef};
 use custody_lineage::Text;
 use custody_model::{
@@ -121,6 +121,19 @@ impl Session {
         let plan = plan_text(&drafted.plan)?;
         let plan_hash = digest("custody plan v1", &[says.as_bytes(), plan.as_bytes()]);
         let identity = identity(&plan_hash, &definition, &inputs);
+        if let Some(revoked) = known.and_then(|d| catalog.version_by_identity(d.id(), &identity))
+            && revoked.status == VersionStatus::Revoked
+        {
+            let why = revoked.status_because.as_deref().unwrap_or_default();
+            return Err(Problem::new(
+                1149,
+                format!("this would be `{}` again, which is revoked: {why}", revoked.table),
+            )
+            .help("correct the query or its inputs"));
+        }
+        if let (DatasetKind::FeatureView, Some(known_time)) = (definition.kind, definition.known_time) {
+            known_time_follows(name, &definition, known_time, &drafted.lineage, &pinned)?;
+        }
         let newest = known.and_then(Dataset::newest);
         let same = known
             .and_then(|d| catalog.version_by_identity(d.id(), &identity))
@@ -192,6 +205,37 @@ pub(super) fn exact(name: &DatasetName, lineage: &Lineage) -> Result<(), Problem
     if lineage.volatile {
         return Err(Problem::new(1123, format!("a volatile function makes `{name}` irreproducible"))
             .help("leave out now(), random(), uuid() and their kin; take times from the data"));
+    }
+    Ok(())
+}
+
+/// A row is known once everything it is made of is: its known time is made of that of every input that has one. This may
+/// delay a value, it never leaks one.
+fn known_time_follows(
+    name: &DatasetName,
+    definition: &DatasetDefinition,
+    known_time: FieldId,
+    lineage: &Lineage,
+    pinned: &[PinnedTable],
+) -> Result<(), Problem> {
+    let column = definition.column(known_time).map(|c| c.name.as_str()).unwrap_or_default();
+    let output = lineage.outputs.iter().find(|o| o.name == column);
+    let made_of = |at: &TableVersion, field: FieldId| {
+        output.is_some_and(|o| {
+            let atoms = o.direct.iter().filter_map(|(_, ix)| lineage.atom(*ix));
+            atoms.filter(|a| a.field == Some(field)).any(|a| lineage.table(a) == Some(at))
+        })
+    };
+    for table in pinned {
+        let Some(known) = table.definition.known_time else { continue };
+        if !made_of(&table.at, known) {
+            let hidden = table.definition.column(known).map(|c| c.name.as_str()).unwrap_or_default();
+            return Err(Problem::new(1148, format!("`{name}` hides the known time of `{}`", table.at.name)).help(
+                format!(
+                    "make `{column}` of `{hidden}` too: greatest(…, {hidden}), or max({hidden}) OVER the same window"
+                ),
+            ));
+        }
     }
     Ok(())
 }

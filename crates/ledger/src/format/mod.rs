@@ -304,7 +304,9 @@ fn check_recordable(payload: &Payload) -> Result<(), EncodeError> {
             CatalogChange::External { .. }
             | CatalogChange::Attributes(_)
             | CatalogChange::Token(_)
-            | CatalogChange::Admin(_),
+            | CatalogChange::Admin(_)
+            | CatalogChange::Status(_)
+            | CatalogChange::Model(_),
         )
         | Payload::PolicyBundle(_)
         | Payload::Run(_)

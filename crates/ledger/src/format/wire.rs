@@ -17,10 +17,10 @@ use custody_model::{
     Actor, AdminRecord, AttributeChange, Authentication, BlobRef, BypassRecord, CatalogChange, Class, ClassLabel,
     ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName, Denied, DraftRecord, Durability,
     EntryId, ErasureRecord, ExpectationResult, FieldId, FileDigest, Hash, HeadRecord, InputRef, KeyRecord, Kind,
-    Lineage, LineageRecord, Measure, OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish, Purpose,
-    ReadIntent, ReadOutcome, Reason, Relabelled, RoleSet, RunRecord, RunState, Rung, ScanFact, ScannedFile, SealedBox,
-    Seq, SourceKind, SourceSnapshot, Target, TargetColumn, TokenRecord, Verb, ViewRecord, WallNanos, WriterEvent,
-    WriterId,
+    Lineage, LineageRecord, Measure, ModelRecord, OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish,
+    Purpose, ReadIntent, ReadOutcome, Reason, Relabelled, RoleSet, RunRecord, RunState, Rung, ScanFact, ScannedFile,
+    SealedBox, Seq, SourceKind, SourceSnapshot, StatusRecord, Target, TargetColumn, TokenRecord, Verb, ViewRecord,
+    WallNanos, WriterEvent, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -494,6 +494,10 @@ record! {
         0 jti, 1 revoked, 2 principal, 3 kind, 4 roles, 5 attributes, 6 purposes, 7 audience, 8 expires,
     }
     AdminRecord { 0 principal, 1 roles }
+    StatusRecord { 0 dataset, 1 made_at, 2 revoked, 3 because }
+    ModelRecord {
+        0 name, 1 version, 2 training, 3 artifact, 4 artifact_bytes, 5 receipt_key, 6 because,
+    }
     PolicyBundleRecord { 0 epoch, 1 hash, 2 blob, 3 approvers, 4 because, 5 relabelled }
     Relabelled { 0 made_at, 1 labels }
     FileDigest { 0 path, 1 bytes, 2 sha3 }
@@ -597,6 +601,8 @@ impl Wire for CatalogChange {
             Self::Attributes(record) => case(5, Some(record.value())),
             Self::Token(record) => case(6, Some(record.value())),
             Self::Admin(record) => case(7, Some(record.value())),
+            Self::Status(record) => case(8, Some(record.value())),
+            Self::Model(record) => case(9, Some(record.value())),
         }
     }
     fn read(value: Value) -> Result<Self, Unexpected> {
@@ -611,6 +617,8 @@ impl Wire for CatalogChange {
             (5, Some(v)) => Self::Attributes(Wire::read(v)?),
             (6, Some(v)) => Self::Token(Wire::read(v)?),
             (7, Some(v)) => Self::Admin(Wire::read(v)?),
+            (8, Some(v)) => Self::Status(Wire::read(v)?),
+            (9, Some(v)) => Self::Model(Wire::read(v)?),
             (other, _) => return unexpected(format!("unknown catalog change {other}")),
         })
     }

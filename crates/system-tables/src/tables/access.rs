@@ -36,6 +36,8 @@ pub(crate) fn touched(entry: &Entry) -> Vec<Touched<'_>> {
             CatalogChange::View(view) => Some(made(view.definition.id, None)),
             CatalogChange::External { id, .. } => Some(made(*id, None)),
             CatalogChange::Attributes(change) => Some(made(change.dataset, None)),
+            CatalogChange::Status(status) => Some(made(status.dataset, None)),
+            CatalogChange::Model(model) => Some(made(model.training.dataset, Some(model.training.version))),
             CatalogChange::Token(_) | CatalogChange::Admin(_) => None,
         },
         // No version of ours came of it: the dataset alone is named.

@@ -203,3 +203,24 @@ pub(crate) fn versions(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) ->
     }
     Ok(())
 }
+
+/// By name, versions in order.
+pub(crate) fn models(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
+    for model in snapshot.catalog.models().filter(|m| gate.dataset(m.record.training.dataset)) {
+        let training = &model.record.training;
+        let Some(dataset) = snapshot.catalog.dataset_by_id(training.dataset) else { continue };
+        rows.push([
+            (&model.record.name).into(),
+            model.record.version.into(),
+            Cell::Show(dataset.name()),
+            training.version.into(),
+            model.record.artifact.into(),
+            model.record.artifact_bytes.into(),
+            model.at.into(),
+            gate.principal(Some(&model.by), Some(training.dataset)).then_some(&model.by.0).into(),
+            (&model.record.because).into(),
+            model.entry.into(),
+        ])?;
+    }
+    Ok(())
+}
