@@ -93,16 +93,22 @@ fn a_run_makes_drafts_and_a_publish_adopts_them() {
     assert_eq!(roots(&world), roots(&World::published()));
 }
 
+/// In another folder, on any number of partitions: views, and the training set over them.
 #[test]
 fn the_same_data_gives_the_same_content() {
     let roots = |world: &World| {
-        world.sql("auditor", "SELECT 1 AS x");
-        let versions = "SELECT dataset, content_root FROM system.catalog.versions ORDER BY dataset";
+        world.run(&["train-set", "build", "training.mortality", "-m", "first model"]).code(0);
+        let versions = "SELECT dataset, version, row_count, content_root FROM system.catalog.versions ORDER BY dataset";
         world.run(&["--format", "csv", "sql", "-c", versions]).code(0)
     };
-    let (first, second) = (World::published(), World::fresh());
-    second.run(&["publish", "-m", "elsewhere"]).code(0);
-    let roots = (roots(&first), roots(&second));
-    assert_eq!(roots.0, roots.1);
-    assert!(roots.0.contains("features.risk_inputs"), "{}", roots.0);
+    let first = roots(&World::published());
+    assert!(first.contains("features.risk_inputs,1") && first.contains("training.mortality,1"), "{first}");
+    for partitions in [1, 2, 8] {
+        let world = World::fresh();
+        let settings = world.project().join("custody.toml");
+        let text = fs::read_to_string(&settings).unwrap();
+        fs::write(&settings, format!("{text}\n[limits]\npartitions = {partitions}\n")).unwrap();
+        world.run(&["publish", "-m", "elsewhere"]).code(0);
+        assert_eq!(roots(&world), first, "{partitions} partitions");
+    }
 }

@@ -465,3 +465,29 @@ fn refusals() {
     nobody.actor = None;
     refused(s.add_entry(nobody), expect!["control entry 8 names no principal"]);
 }
+
+/// Names and times resolve among ten thousand versions as among two.
+#[test]
+fn a_view_with_many_versions() {
+    const MANY: u64 = 10_000;
+    let mut s = Script::default();
+    s.publish("features.x", 1, &[("id", 1), ("v", 2)]).unwrap();
+    let first = s.entries.pop().unwrap();
+    for version in 2..=MANY {
+        let mut entry = first.clone();
+        let Payload::Publish(publish) = &mut entry.payload else { unreachable!() };
+        publish.version = version;
+        publish.identity.0[..8].copy_from_slice(&version.to_be_bytes());
+        publish.content_root.0[..8].copy_from_slice(&version.to_be_bytes());
+        let seq = s.catalog.at().0 + 1;
+        (entry.id, entry.control_seq, entry.wall) =
+            (self::id(seq), ControlSeq(seq), WallNanos(seq as i64 * 1_000_000_000));
+        s.catalog.apply(&entry).unwrap();
+    }
+    let at = |pin| s.catalog.resolve(&name("features.x"), pin).map(|v| (v.table.version, v.table.content.0[7]));
+    assert_eq!(at(Pin::Newest), Some((MANY, 16)));
+    assert_eq!(at(Pin::Version(258)), Some((258, 2)));
+    assert_eq!(at(Pin::At(WallMicros(258_500_000))), Some((258, 2)));
+    assert_eq!(at(Pin::At(WallMicros(i64::MAX / 1_000))).map(|v| v.0), Some(MANY));
+    assert_eq!((at(Pin::Version(0)), at(Pin::Version(MANY + 1)), at(Pin::At(WallMicros(0)))), (None, None, None));
+}
