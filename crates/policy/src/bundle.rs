@@ -100,6 +100,8 @@ pub(crate) struct Indexed {
     /// Whether the head can hold for a column, and for each of the table actions.
     pub(crate) columns: bool,
     pub(crate) actions: BTreeSet<&'static str>,
+    /// Whether its conditions hold for all columns or for none.
+    pub(crate) steady: bool,
 }
 
 /// What a bundle says of one dataset.
@@ -858,6 +860,7 @@ fn indexed(policy: cedar_policy::Policy) -> Indexed {
         permit,
         actions: cedar::TABLE_ACTIONS.into_iter().filter(|a| names(a)).collect(),
         resource: policy.resource_constraint(),
+        steady: cedar::steady(&policy),
         policy,
     }
 }

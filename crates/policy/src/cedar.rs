@@ -188,10 +188,7 @@ fn scope_faults(id: &str, policy: &Policy, at: Place) -> Vec<Fault> {
     }
     match policy.to_pst() {
         Ok(pst) => {
-            let mentions = pst.body().clauses().iter().any(|clause| {
-                let (pst::Clause::When(expr) | pst::Clause::Unless(expr)) = clause;
-                expr.reduce(&|e| matches!(e, pst::Expr::Var(pst::Var::Action)).then_some(true), &|a, b| a || b, false)
-            });
+            let mentions = in_conditions(&pst, &|e| matches!(e, pst::Expr::Var(pst::Var::Action)));
             if mentions {
                 refuse(
                     format!("a condition of `{id}` looks at the action"),
@@ -202,6 +199,26 @@ fn scope_faults(id: &str, policy: &Policy, at: Place) -> Vec<Fault> {
         Err(error) => refuse(format!("policy `{id}` cannot be read back: {error}"), "write it in plain Cedar"),
     }
     faults
+}
+
+/// Whether the conditions of a policy are the same question for every column: they look neither at the resource nor at
+/// an entity that a decision makes for one column alone.
+pub(crate) fn steady(policy: &Policy) -> bool {
+    let moving = |e: &pst::Expr| match e {
+        pst::Expr::Var(pst::Var::Resource) => true,
+        pst::Expr::Literal(pst::Literal::EntityUID(uid)) => {
+            ["Column", "RowSet", "Guard"].contains(&uid.ty.to_string().as_str())
+        }
+        _ => false,
+    };
+    policy.to_pst().is_ok_and(|pst| !in_conditions(&pst, &moving))
+}
+
+fn in_conditions(policy: &pst::Policy, found: &dyn Fn(&pst::Expr) -> bool) -> bool {
+    policy.body().clauses().iter().any(|clause| {
+        let (pst::Clause::When(expr) | pst::Clause::Unless(expr)) = clause;
+        expr.reduce(&|e| found(e).then_some(true), &|a, b| a || b, false)
+    })
 }
 
 /// An entity's type and id as texts.

@@ -271,15 +271,15 @@ fn answers(asker: &Asker<'_>, table: &Resource, alike: &[Alike]) -> Fallible<Vec
     let unnamed = resources.iter().filter(|(_, named)| !named).map(|(resource, _)| resource.entity());
     let unnamed = unnamed.collect::<Fallible<Vec<_>>>()?;
     let entities = asker.entities.clone().add_entities(unnamed, None).map_err(internal)?;
-    let mut sets = Sets::default();
+    let mut steady = Known::default();
     let satisfied = resources
         .iter()
         .map(|(resource, named)| {
             if *named {
                 let entities = asker.entities.clone().add_entities([resource.entity()?], None).map_err(internal)?;
-                asker.satisfied(resource, &entities, &mut sets)
+                asker.satisfied(resource, &entities, &mut steady)
             } else {
-                asker.satisfied(resource, &entities, &mut sets)
+                asker.satisfied(resource, &entities, &mut steady)
             }
         })
         .collect::<Fallible<Vec<_>>>()?;
@@ -304,9 +304,9 @@ fn answers(asker: &Asker<'_>, table: &Resource, alike: &[Alike]) -> Fallible<Vec
         .collect())
 }
 
-/// Policies by what is asked of them, made once for the same policies.
+/// Policies that are the same question for every column, by place: whether their conditions hold for the subject.
 #[derive(Default)]
-struct Sets(HashMap<Vec<usize>, PolicySet>);
+struct Known(HashMap<usize, bool>);
 
 /// Lowers a rung until type and parameters support it.
 fn supported(
@@ -532,25 +532,36 @@ impl<'a> Asker<'a> {
 
     /// The policies on a column whose conditions hold. No condition looks at the action and a head names rungs only by
     /// groups that are closed, so one question answers for all rungs: permits are asked for the lowest, which each of
-    /// them gives, and forbids for the highest, which each of them takes.
-    fn satisfied(&self, resource: &Resource, entities: &Entities, sets: &mut Sets) -> Fallible<Satisfied> {
+    /// them gives, and forbids for the highest, which each of them takes. Of policies whose conditions are the same
+    /// question for every column Cedar is asked once.
+    fn satisfied(&self, resource: &Resource, entities: &Entities, known: &mut Known) -> Fallible<Satisfied> {
         let mut all = [vec![], vec![]];
         for (permit, action) in [(true, Rung::Aggregate), (false, Rung::Raw)] {
-            let policies = self.about(resource, |p| p.columns && p.permit == permit);
-            if policies.is_empty() {
-                continue;
+            let about = self.about(resource, |p| p.columns && p.permit == permit);
+            let asked: Vec<usize> = about.iter().copied().filter(|at| !known.0.contains_key(at)).collect();
+            let mut held = HashSet::new();
+            if !asked.is_empty() {
+                held = self.ask(resource, action.word(), &self.set(&asked)?, entities)?.reasons.into_iter().collect();
             }
-            if !sets.0.contains_key(&policies) {
-                let set = self.set(&policies)?;
-                sets.0.insert(policies.clone(), set);
+            let mut found: Vec<(PolicyId, Rung)> = vec![];
+            for at in about {
+                let Some(policy) = self.bundle.policies.get(at) else { continue };
+                let id: &str = policy.policy.id().as_ref();
+                let holds = match known.0.get(&at) {
+                    Some(holds) => *holds,
+                    None => {
+                        let holds = held.contains(id);
+                        if policy.steady {
+                            known.0.insert(at, holds);
+                        }
+                        holds
+                    }
+                };
+                if holds {
+                    found.push((id.to_string(), policy.rung));
+                }
             }
-            let Some(set) = sets.0.get(&policies) else { continue };
-            let reasons = self.ask(resource, action.word(), set, entities)?.reasons;
-            let rung_of = |id: &PolicyId| {
-                let mut of_set = policies.iter().filter_map(|at| self.bundle.policies.get(*at));
-                of_set.find(|p| AsRef::<str>::as_ref(p.policy.id()) == id.as_str()).map(|p| p.rung)
-            };
-            let found = reasons.into_iter().filter_map(|id| rung_of(&id).map(|rung| (id, rung))).collect();
+            found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
             all[usize::from(!permit)] = found;
         }
         let [permits, forbids] = all;

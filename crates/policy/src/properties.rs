@@ -63,6 +63,7 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
             "when { context.purpose == \"p\" }",
             "unless { context.environment == \"prod\" }",
             "when { resource in Class::\"b\" }",
+            "when { Column::\"lake.t.x\" in Class::\"b\" }",
             "when { principal.hasTag(\"region\") && principal.getTag(\"region\").contains(\"eu\") }",
         ]),
     );
