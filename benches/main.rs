@@ -22,6 +22,7 @@
 mod asof;
 mod ledger;
 mod lineage;
+mod overhead;
 mod pairs;
 mod policy;
 

@@ -1,13 +1,18 @@
 //! Two ways of the same work, measured in turns: noise of the machine meets both.
 
-use crate::lineage;
+use crate::{lineage, overhead};
 use std::time::{Duration, Instant};
 
 /// A comparison that `pairs` can run: its name and what it does.
 pub(crate) type Comparison = (&'static str, fn());
 
 /// Every comparison there is.
-const COMPARISONS: &[Comparison] = &[("lineage: extraction beside plan and optimise", lineage::share)];
+const COMPARISONS: &[Comparison] = &[
+    ("lineage: extraction beside plan and optimise", lineage::share),
+    ("overhead: TPC-H, rows and cells hidden, beside the same by hand", overhead::governed),
+    ("overhead: TPC-H, nothing hidden, beside the tables alone", overhead::unrestricted),
+    ("overhead: one row by its key under a row set, beside the same by hand", overhead::lookup),
+];
 
 /// Runs the comparisons whose name contains the filter.
 pub(crate) fn main(filter: Option<&str>) {

@@ -9,6 +9,7 @@ use crate::{
     clock::Clock,
     functions,
     keys::Keys,
+    known::KnownVersions,
     pin::{PinnedTable, Storage},
     provider::NoCatalogs,
     session::Session,
@@ -60,9 +61,11 @@ pub struct Engine {
 
 /// What the control entries amount to.
 #[derive(Clone)]
-struct Folded {
-    catalog: Arc<Catalog>,
-    bundle: Option<Arc<Bundle>>,
+pub(crate) struct Folded {
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) bundle: Option<Arc<Bundle>>,
+    /// Versions of this catalog under this bundle.
+    pub(crate) known: Arc<KnownVersions>,
 }
 
 impl Engine {
@@ -115,7 +118,7 @@ impl Engine {
             system: Mutex::new(SystemState::new(&settings.ledger())?),
             reads_released: AtomicU64::new(0),
             base,
-            folded: Mutex::new(Folded { catalog: Arc::new(Catalog::new()), bundle: None }),
+            folded: Mutex::new(Folded { catalog: Arc::new(Catalog::new()), bundle: None, known: Arc::default() }),
             decisions: Decisions::new(NonZeroUsize::MIN.saturating_add(4095)),
             settings,
             recorder,
@@ -174,7 +177,7 @@ impl Engine {
         self.folded().catalog.at()
     }
 
-    fn folded(&self) -> MutexGuard<'_, Folded> {
+    pub(crate) fn folded(&self) -> MutexGuard<'_, Folded> {
         self.folded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,7 +198,7 @@ impl Engine {
         let bundle = self.active_bundle(&catalog, before.bundle.as_ref())?;
         let mut folded = self.folded();
         if folded.catalog.at() < catalog.at() {
-            *folded = Folded { catalog, bundle };
+            *folded = Folded { catalog, bundle, known: Arc::default() };
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ mod functions;
 mod governed;
 mod import;
 mod keys;
+mod known;
 mod listing;
 mod outbox;
 mod pin;

@@ -5,6 +5,7 @@
 
 use crate::{
     Engine,
+    known::{Known, Labels},
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
 };
@@ -13,7 +14,7 @@ use custody_dialect::{ExplainKind, GatedQuery, Reference, Statement as Gated};
 use custody_model::{
     ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, SourceText, TableVersion,
 };
-use custody_policy::{ColumnFacts, Grant, TableFacts, enforce, govern};
+use custody_policy::{ColumnFacts, Grant, TableFacts, enforce, govern, subject_key};
 use datafusion::{
     catalog::TableProvider,
     datasource::provider_as_source,
@@ -38,9 +39,9 @@ pub(crate) struct PinnedTable {
     /// Its definition at that version.
     pub(crate) definition: Arc<DatasetDefinition>,
     /// The classes that its columns carry, in order.
-    pub(crate) labels: Vec<BTreeSet<custody_model::Class>>,
+    pub(crate) labels: Labels,
     /// What the subject gets of it.
-    pub(crate) grant: Grant,
+    pub(crate) grant: Arc<Grant>,
     /// The governed relation.
     pub(crate) provider: Arc<dyn TableProvider>,
 }
@@ -123,6 +124,7 @@ impl Session {
                 at: draft.table.clone(),
                 definition: Arc::new(draft.record.definition.clone()),
                 labels: draft.record.labels.iter().map(all_classes).collect(),
+                known: None,
                 storage: Storage::Draft(draft.record.principal.clone(), draft.record.identity),
                 revoked: None,
             });
@@ -136,15 +138,25 @@ impl Session {
                 // The view's own facts decide: its owner, purposes, classes, row sets and guards.
                 definition: Arc::new(present(&catalog, version.definition())),
                 labels: version.labels().unwrap_or_default().iter().map(all_classes).collect(),
+                known: None,
                 storage: Storage::Quarantine(publish.identity),
                 revoked: revoked(version),
             });
         }
         let version = catalog.resolve(name, pin)?;
+        let known = self.known(&catalog, version);
+        let (definition, labels) = match &known {
+            Some(known) => (Arc::clone(&known.definition), Arc::clone(&known.labels)),
+            None => {
+                let labels = version.labels().unwrap_or_default().iter().map(all_classes).collect();
+                (Arc::new(present(&catalog, version.definition())), labels)
+            }
+        };
         Some(Found {
             at: version.table.clone(),
-            definition: Arc::new(present(&catalog, version.definition())),
-            labels: version.labels().unwrap_or_default().iter().map(all_classes).collect(),
+            definition,
+            labels,
+            known,
             storage: match &version.made {
                 Made::Published(publish) => Storage::Version(publish.identity),
                 Made::Snapshot(snapshot) => Storage::Source(snapshot.as_ref().clone()),
@@ -155,7 +167,7 @@ impl Session {
 
     /// A version as this subject may see it.
     pub(crate) async fn pin_found(&self, found: Found) -> Result<PinnedTable, Problem> {
-        let grant = self.decide(&found.definition, &found.labels)?;
+        let grant = self.decide_found(&found)?;
         if !grant.failed.is_empty() {
             self.alert(&found.at, &grant).await?;
         }
@@ -197,17 +209,45 @@ impl Session {
         govern(scan, at, &fields, grant, &keys).map_err(wrong)
     }
 
+    /// What this subject gets of a version under the policies of now, as a read of it would decide; none where there is
+    /// no such version. Records nothing: for those who embed the engine and measure it.
+    pub fn grant_of(&self, name: &DatasetName, pin: Pin) -> Result<Option<Arc<Grant>>, Problem> {
+        self.find(name, pin).map(|found| self.decide_found(&found)).transpose()
+    }
+
+    /// The version as kept with the newest fold, where this session decides by that.
+    fn known(&self, catalog: &Arc<Catalog>, version: &VersionRecord) -> Option<Arc<Known>> {
+        if self.then.is_some() {
+            return None;
+        }
+        let (versions, bundle) = {
+            let folded = self.engine.folded();
+            if !Arc::ptr_eq(&folded.catalog, catalog) {
+                return None;
+            }
+            (Arc::clone(&folded.known), folded.bundle.clone()?)
+        };
+        Some(versions.get(&self.engine, catalog, &bundle, version))
+    }
+
+    /// What this subject gets of a version.
+    pub(crate) fn decide_found(&self, found: &Found) -> Result<Arc<Grant>, Problem> {
+        let Some(known) = &found.known else { return self.decide(&found.definition, &found.labels) };
+        let key = subject_key(&self.subject);
+        Ok(self.engine.decisions.decide_keyed(&known.bundle, &self.subject, key, &known.facts, known.hash))
+    }
+
     /// What this subject gets of a dataset with these columns and inherited classes.
     pub(crate) fn decide(
         &self,
         definition: &DatasetDefinition,
         labels: &[BTreeSet<custody_model::Class>],
-    ) -> Result<Grant, Problem> {
+    ) -> Result<Arc<Grant>, Problem> {
         let bundle = self.bundle().ok_or_else(|| {
             Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
         })?;
         let facts = self.engine.with_token_keys(&bundle, facts(&bundle, definition, labels));
-        Ok(Grant::clone(&self.engine.decisions.decide(&bundle, &self.subject, &facts)))
+        Ok(self.engine.decisions.decide(&bundle, &self.subject, &facts))
     }
 
     fn sees_dataset(&self, dataset: &custody_catalog::Dataset) -> Result<bool, Problem> {
@@ -247,7 +287,9 @@ pub fn version_not_found(name: &DatasetName, version: impl Display) -> Problem {
 pub(crate) struct Found {
     pub(crate) at: TableVersion,
     pub(crate) definition: Arc<DatasetDefinition>,
-    pub(crate) labels: Vec<BTreeSet<custody_model::Class>>,
+    pub(crate) labels: Labels,
+    /// What is kept of the version with the fold that it was found in.
+    pub(crate) known: Option<Arc<Known>>,
     pub(crate) storage: Storage,
     /// Why it may no longer be used.
     pub(crate) revoked: Option<String>,

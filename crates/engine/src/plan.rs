@@ -160,6 +160,7 @@ fn planned(definition: &DatasetDefinition, labels: &[custody_model::ClassLabel],
         },
         definition: Arc::new(definition.clone()),
         labels: labels.iter().map(all_classes).collect(),
+        known: None,
         storage: Storage::Planned,
         revoked: None,
     }

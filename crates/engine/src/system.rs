@@ -189,8 +189,8 @@ impl Session {
             reference: None,
             at,
             definition: Arc::new(table.definition.clone()),
-            labels: vec![],
-            grant,
+            labels: [].into(),
+            grant: Arc::new(grant),
             provider: Arc::new(GovernedTable::new(plan)),
         })
     }
@@ -315,7 +315,6 @@ impl SubjectSees<'_> {
             }
             (None, None) => None,
         };
-        let decided = decided.map(Arc::new);
         self.grants.borrow_mut().insert(made_at, decided.clone());
         decided
     }

@@ -11,7 +11,7 @@ use custody_ledger::{Position, Reader};
 use custody_model::{Class, ControlSeq, DatasetDefinition, DatasetName, Pin, Problem, Rung, Subject, WriterId};
 use custody_policy::{Bundle, Grant, decide, enforce};
 use custody_store::FileDisk;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// By column: name, rung, policies; then what decides the rows.
 pub type Decided = (Vec<(String, Rung, String)>, String);
@@ -67,7 +67,7 @@ impl Session {
                 let changed = self.engine.relabelled(&catalog, &bundle, *epoch)?;
                 let changed = changed.iter().find(|r| r.made_at == found.at.made_at);
                 let labels = changed.map_or(found.labels, |r| r.labels.iter().map(all_classes).collect());
-                self.decide_by(&bundle, subject, &found.definition, &labels)
+                Arc::new(self.decide_by(&bundle, subject, &found.definition, &labels))
             }
             AsOf::Entry(writer, seq) => {
                 let then = self.engine.catalog_at(self.seen_by(writer, *seq)?)?;
@@ -76,7 +76,7 @@ impl Session {
                 let bundle = self.engine.bundle_of(&then, |e| e.record.hash == hash)?.ok_or_else(none)?;
                 let Some(version) = then.resolve(name, Pin::Newest) else { return Ok(None) };
                 let labels: Vec<_> = version.labels().unwrap_or_default().iter().map(all_classes).collect();
-                self.decide_by(&bundle, subject, &present(&then, version.definition()), &labels)
+                Arc::new(self.decide_by(&bundle, subject, &present(&then, version.definition()), &labels))
             }
         };
         if !grant.visible() {

@@ -23,6 +23,7 @@ impl Session {
             at: draft.table.clone(),
             definition: Arc::new(draft.record.definition.clone()),
             labels: draft.record.labels.iter().map(all_classes).collect(),
+            known: None,
             storage: Storage::Draft(draft.record.principal.clone(), draft.record.identity),
             revoked: None,
         })

@@ -74,8 +74,8 @@ impl Session {
             reference: None,
             at,
             definition: Arc::new(definition),
-            labels: vec![],
-            grant,
+            labels: [].into(),
+            grant: Arc::new(grant),
             provider: Arc::new(GovernedTable::new(plan)),
         })
     }
