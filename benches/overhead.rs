@@ -257,7 +257,7 @@ fn bundle(tables: &[Stored], way: Way) -> Bundle {
 
 fn at(name: &str) -> TableVersion {
     TableVersion {
-        dataset: DatasetId::default(),
+        dataset: DatasetId(Default::default()),
         name: dataset(name),
         version: 1,
         made_at: ControlSeq(1),
@@ -274,7 +274,7 @@ fn facts(tables: &[Stored], name: &str) -> TableFacts {
         approved: BTreeMap::new(),
     };
     TableFacts {
-        dataset: DatasetId::default(),
+        dataset: DatasetId(Default::default()),
         name: dataset(name),
         owner: Principal::from("lake"),
         purposes: BTreeSet::new(),
@@ -316,7 +316,8 @@ async fn plan(context: &SessionContext, sql: &str) -> String {
 }
 
 fn text(batches: &[RecordBatch]) -> Vec<String> {
-    let mut lines: Vec<String> = pretty_format_batches(batches).unwrap().to_string().lines().map(String::from).collect();
+    let mut lines: Vec<String> =
+        pretty_format_batches(batches).unwrap().to_string().lines().map(String::from).collect();
     lines.sort();
     lines
 }

@@ -83,3 +83,40 @@ impl KnownVersions {
         known
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use crate::{attacks::Warehouse, session::Session};
+    use custody_model::{DatasetName, Pin};
+    use std::sync::Arc;
+
+    fn kept(session: &Session, name: &DatasetName) -> (Arc<super::Known>, custody_policy::Grant) {
+        let found = session.find(name, Pin::Newest).unwrap();
+        let anew = session.decide(&found.definition, &found.labels).unwrap();
+        let grant = session.decide_found(&found).unwrap();
+        assert_eq!(grant.hash, anew.hash);
+        (found.known.unwrap(), custody_policy::Grant::clone(&grant))
+    }
+
+    /// What is kept decides as what is made anew does, is made once a fold, and does not outlive it.
+    #[tokio::test]
+    async fn facts_are_kept_with_their_fold() {
+        let warehouse = Warehouse::new().await;
+        let name: DatasetName = "raw.patients".parse().unwrap();
+        let session = warehouse.engine.session(warehouse.principals["research"].clone());
+        let (first, grant) = kept(&session, &name);
+        assert!(Arc::ptr_eq(&first, &kept(&session, &name).0));
+        assert!(grant.visible() && !grant.open());
+
+        let admin = warehouse.engine.session(warehouse.principals["engineer"].clone());
+        let mut project = crate::Project::load(warehouse.folder.path()).unwrap();
+        let (path, text) = project.policies.iter_mut().find(|(path, _)| path.ends_with(".cedar")).unwrap();
+        text.extend_from_slice(b"\nforbid (principal, action, resource in Table::\"raw.patients\");\n");
+        assert!(!path.is_empty());
+        admin.apply_policies(&project, "nobody", false).await.unwrap();
+        let (second, grant) = kept(&session, &name);
+        assert!(!Arc::ptr_eq(&first, &second) && !grant.visible());
+    }
+}
