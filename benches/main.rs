@@ -6,6 +6,7 @@
 //! cargo bench --bench custody -- pairs [FILTER]    two ways of the same work, in turns in one run; prints their ratio
 //! cargo bench --bench custody -- asof FOLDER       joins named on standard input; `benches/asof/compare.py` drives it
 //! cargo bench --bench custody -- ledger FOLDER [N] appending, opening, proving and verifying N entries on a real disk
+//! cargo bench --bench custody -- audit FOLDER [N]  queries over `system.access.audit` of N reads
 //! ```
 //!
 //! A figure without a peer or a floor beside it says more about the machine than about the code, so whatever is compared
@@ -20,6 +21,7 @@
 )]
 
 mod asof;
+mod audit;
 mod ledger;
 mod lineage;
 mod overhead;
@@ -31,6 +33,7 @@ fn main() {
     match arguments.split_first() {
         Some((first, filter)) if first == "pairs" => pairs::main(filter.first().map(String::as_str)),
         Some((first, rest)) if first == "asof" => asof::main(rest),
+        Some((first, rest)) if first == "audit" => audit::main(rest),
         Some((first, _)) if first == "replay" => policy::replay(),
         Some((first, rest)) if first == "ledger" => ledger::main(rest),
         _ => divan::main(),

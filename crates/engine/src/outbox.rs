@@ -6,7 +6,7 @@
 
 use crate::{
     session::Session,
-    system::{SubjectSees, sees},
+    system::{SubjectSees, sees, unreadable},
 };
 use custody_catalog::Catalog;
 use custody_model::{
@@ -18,6 +18,7 @@ use custody_system_tables::Snapshot;
 use sha3::{Digest, Sha3_256};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -54,14 +55,16 @@ impl Session {
         let snapshot = self.engine.snapshot(&catalog)?;
         let names = Seen { snapshot: &snapshot, sees: sees(self, &catalog) };
         let start = Cursor::new();
-        let made = snapshot.entries_from(&start).map(|(stored, _)| stored).filter(|stored| {
-            matches!(stored.entry.payload, Payload::Publish(_)) && made_at.contains(&stored.entry.control_seq)
-        });
         let namespace = self.namespace();
-        let events: Vec<String> = made
-            .filter_map(|stored| custody_openlineage::event(stored, None, &namespace, &names))
-            .map(|event| event.to_string() + "\n")
-            .collect();
+        let mut events = vec![];
+        let read = snapshot.entries_from(&start, |stored, _| {
+            if matches!(stored.entry.payload, Payload::Publish(_)) && made_at.contains(&stored.entry.control_seq) {
+                let event = custody_openlineage::event(stored, None, &namespace, &names);
+                events.extend(event.map(|event| event.to_string() + "\n"));
+            }
+            ControlFlow::Continue(())
+        });
+        read.map_err(|e| unreadable(&e))?;
         self.export(&events).await?;
         Ok(events.concat())
     }
@@ -97,14 +100,16 @@ impl Session {
         let names = Seen { snapshot: &snapshot, sees: sees(self, catalog) };
         let namespace = self.namespace();
         let (mut events, mut next) = (vec![], cursor.clone());
-        for (stored, request) in snapshot.entries_from(cursor) {
+        let read = snapshot.entries_from(cursor, |stored, request| {
             if events.len() >= limit {
-                break;
+                return ControlFlow::Break(());
             }
             let request = request.map(|r| &r.entry);
             events.extend(custody_openlineage::event(stored, request, &namespace, &names).map(|e| e.to_string()));
             next.insert(stored.writer.clone(), Seq(stored.seq.0 + 1));
-        }
+            ControlFlow::Continue(())
+        });
+        read.map_err(|e| unreadable(&e))?;
         Ok((events, next))
     }
 }

@@ -3,8 +3,13 @@
 //! What holds here: a statement's system tables all show one position, the watermark frozen when it was pinned; the
 //! rows are those that the subject may see, chosen beneath the barrier.
 
+mod again;
+mod audit;
 pub(crate) mod information_schema;
+#[cfg(test)]
+mod tests;
 
+use self::{again::Again, audit::AuditTable};
 use crate::{
     Engine,
     pin::{PinnedTable, all_classes, facts, not_found, present},
@@ -15,25 +20,25 @@ use custody_catalog::{Catalog, Dataset};
 use custody_ledger::{Position, Reader};
 use custody_model::{
     ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem,
-    RunRecord, RunState, Rung, SealedBox, Subject, TableVersion, WallNanos, WriterId,
+    RunRecord, RunState, Rung, StoredEntry, Subject, TableVersion, WallNanos, WriterId,
 };
 use custody_policy::{ColumnGrant, Grant, RowGrant, enforce, subject_key};
 use custody_store::{FileDisk, Place};
 use custody_system_tables::{
-    CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, Snapshot, TagRow, Viewer,
+    CheckpointRow, Facts, Fold, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, Snapshot, TagRow, Unseal, Viewer,
 };
-use datafusion::datasource::MemTable;
+use datafusion::{catalog::TableProvider, datasource::MemTable};
 use sha3::{Digest, Sha3_256};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     path::Path,
     sync::{Arc, PoisonError},
 };
 
 /// Follows all chains of the ledger.
 pub(crate) struct SystemState {
-    reader: Reader<FileDisk>,
+    ledger: Arc<Again>,
     positions: BTreeMap<WriterId, Position>,
     fold: Fold,
     written: HashMap<Hash, (EntryId, RunRecord)>,
@@ -42,16 +47,22 @@ pub(crate) struct SystemState {
     /// The same of quarantined rows.
     quarantined: HashMap<Hash, BTreeMap<String, FileDigest>>,
     runs: HashMap<EntryId, RunState>,
-    /// The time of the newest entry that a tree of this size covers, of recent sizes.
-    covered: HashMap<(WriterId, u64), WallNanos>,
+    /// The time of the newest entry that a tree of a size covers, by writer: of its recent sizes, the first is said.
+    covered: HashMap<WriterId, (u64, VecDeque<WallNanos>)>,
 }
+
+/// So many sizes of a tree are recent: a checkpoint is at most 65,536 entries behind.
+const RECENT: usize = 80_000;
+/// So many entries are taken at once.
+const BATCH: usize = 4096;
 
 impl SystemState {
     pub(crate) fn new(ledger: &Path) -> Result<Self, Problem> {
+        let ledger = Arc::new(Again::new(Reader::new(FileDisk::new(ledger))));
         Ok(Self {
-            reader: Reader::new(FileDisk::new(ledger)),
             positions: BTreeMap::new(),
-            fold: Fold::new(),
+            fold: Fold::over(Arc::clone(&ledger) as _),
+            ledger,
             written: HashMap::new(),
             files: HashMap::new(),
             quarantined: HashMap::new(),
@@ -62,33 +73,58 @@ impl SystemState {
 
     /// Takes what was appended since, by any process.
     fn follow(&mut self) -> Result<(), Problem> {
-        for writer in self.reader.writers().map_err(|e| unreadable(&e))? {
-            let from = self.positions.remove(&writer).unwrap_or_default();
-            let (entries, position) = self.reader.tail(&writer, from).map_err(|e| unreadable(&e))?;
-            self.positions.insert(writer, position);
-            for entry in entries {
-                if let Payload::Run(record) = &entry.entry.payload {
-                    self.runs.insert(entry.entry.reference.unwrap_or(entry.entry.id), record.state);
-                    let files = record.files.iter().map(|f| (f.path.clone(), f.clone()));
-                    self.files.entry(record.identity).or_default().extend(files);
-                    let aside = record.quarantine_files.iter().map(|f| (f.path.clone(), f.clone()));
-                    self.quarantined.entry(record.identity).or_default().extend(aside);
+        let ledger = Arc::clone(&self.ledger);
+        for writer in ledger.reader().writers().map_err(|e| unreadable(&e))? {
+            loop {
+                let from = self.positions.get(&writer).copied().unwrap_or_default();
+                let (entries, position) = ledger.reader().some(&writer, from, BATCH).map_err(|e| unreadable(&e))?;
+                if entries.is_empty() {
+                    break;
                 }
-                if let Payload::Run(record) = &entry.entry.payload
-                    && record.state == RunState::Written
-                    && let Some(run) = entry.entry.reference
-                {
-                    self.written.insert(record.identity, (run, record.clone()));
+                ledger.mark(&writer, from);
+                for entry in entries {
+                    self.take(entry)?;
                 }
-                self.covered.insert((entry.writer.clone(), entry.seq.0 + 1), entry.entry.wall);
-                self.fold.apply(Arc::new(entry)).map_err(|e| unreadable(&e))?;
+                self.positions.insert(writer.clone(), position);
             }
         }
         Ok(())
     }
+
+    fn take(&mut self, entry: StoredEntry) -> Result<(), Problem> {
+        if let Payload::Run(record) = &entry.entry.payload {
+            self.runs.insert(entry.entry.reference.unwrap_or(entry.entry.id), record.state);
+            let files = record.files.iter().map(|f| (f.path.clone(), f.clone()));
+            self.files.entry(record.identity).or_default().extend(files);
+            let aside = record.quarantine_files.iter().map(|f| (f.path.clone(), f.clone()));
+            self.quarantined.entry(record.identity).or_default().extend(aside);
+        }
+        if let Payload::Run(record) = &entry.entry.payload
+            && record.state == RunState::Written
+            && let Some(run) = entry.entry.reference
+        {
+            self.written.insert(record.identity, (run, record.clone()));
+        }
+        let (first, times) = match self.covered.get_mut(&entry.writer) {
+            Some(covered) => covered,
+            None => self.covered.entry(entry.writer.clone()).or_insert((entry.seq.0 + 1, VecDeque::new())),
+        };
+        times.push_back(entry.entry.wall);
+        if times.len() > RECENT {
+            times.pop_front();
+            *first += 1;
+        }
+        self.fold.apply(Arc::new(entry)).map_err(|e| unreadable(&e))
+    }
+
+    /// The time of the newest entry that a tree of this size covers.
+    fn covered(&self, writer: &WriterId, size: u64) -> Option<WallNanos> {
+        let (first, times) = self.covered.get(writer)?;
+        times.get(usize::try_from(size.checked_sub(*first)?).ok()?).copied()
+    }
 }
 
-fn unreadable(error: &dyn std::error::Error) -> Problem {
+pub(crate) fn unreadable(error: &dyn std::error::Error) -> Problem {
     Problem::new(4006, format!("the ledger cannot be read: {error}")).help("custody ledger verify")
 }
 
@@ -166,13 +202,14 @@ impl Session {
         let sees = sees(self, &catalog);
         let viewer =
             Viewer { principal: self.subject.principal.clone(), roles: self.roles(), ticket: None, sees: &sees };
-        let batches = snapshot
-            .batches(
-                name,
-                &viewer,
-                &EngineFacts { session: self, catalog: &catalog, rows: self.policy_rows(&catalog)? },
-            )
-            .map_err(|e| unreadable(&e))?;
+        let facts = EngineFacts { session: self, catalog: &catalog, rows: self.policy_rows(&catalog)? };
+        let rows: Arc<dyn TableProvider> = if custody_system_tables::is_audit(name) {
+            Arc::new(AuditTable::new(snapshot.audit(&viewer, &facts).map_err(|e| unreadable(&e))?))
+        } else {
+            let batches = snapshot.batches(name, &viewer, &facts).map_err(|e| unreadable(&e))?;
+            let rows = MemTable::try_new(Arc::clone(&table.schema), vec![batches]);
+            Arc::new(rows.map_err(|e| crate::problem::from_datafusion(&e))?)
+        };
         let at = TableVersion {
             dataset: table.definition.id,
             name: name.clone(),
@@ -180,11 +217,9 @@ impl Session {
             made_at: ControlSeq(0),
             content: Hash::default(),
         };
-        let rows = MemTable::try_new(Arc::clone(&table.schema), vec![batches])
-            .map_err(|e| crate::problem::from_datafusion(&e))?;
         let grant = self.system_grant(&table.definition);
         let fields: Vec<FieldId> = table.definition.columns.iter().map(|c| c.field).collect();
-        let plan = self.govern_table(&at, fields, Arc::new(rows), &grant)?;
+        let plan = self.govern_table(&at, fields, rows, &grant)?;
         Ok(PinnedTable {
             reference: None,
             at,
@@ -379,15 +414,16 @@ impl Facts for EngineFacts<'_> {
     fn checkpoints(&self) -> Result<Vec<CheckpointRow>, Box<dyn std::error::Error + Send + Sync>> {
         let system = self.session.engine.system.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = vec![];
-        for writer in system.reader.writers()? {
-            let Some(note) = system.reader.checkpoint_note(&writer)? else { continue };
+        let reader = system.ledger.reader();
+        for writer in reader.writers()? {
+            let Some(note) = reader.checkpoint_note(&writer)? else { continue };
             let head = note.checkpoint()?;
             rows.push(CheckpointRow {
                 origin: head.origin,
                 tree_size: head.size.0,
                 root: head.root,
                 note: String::from_utf8_lossy(&note.to_bytes()).into_owned(),
-                signed_at: system.covered.get(&(writer, head.size.0)).copied().unwrap_or_default(),
+                signed_at: system.covered(&writer, head.size.0).unwrap_or_default(),
             });
         }
         Ok(rows)
@@ -422,7 +458,8 @@ impl Facts for EngineFacts<'_> {
         subject_key(subject).0
     }
 
-    fn address(&self, sealed: &SealedBox) -> Option<String> {
-        self.session.engine.keys.unseal(sealed, "address")
+    fn unsealer(&self) -> Unseal {
+        let keys = Arc::clone(&self.session.engine.keys);
+        Arc::new(move |sealed| keys.unseal(sealed, "address"))
     }
 }

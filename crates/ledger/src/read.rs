@@ -97,6 +97,16 @@ impl<D: Disk> Reader<D> {
 
     /// The entries of a chain from a position on, and the position behind them.
     pub fn tail(&self, writer: &WriterId, from: Position) -> Result<(Vec<StoredEntry>, Position), ReadFailed> {
+        self.some(writer, from, usize::MAX)
+    }
+
+    /// The next entries of a chain, about `most` of them: whole frames. Where there are none, none are left.
+    pub fn some(
+        &self,
+        writer: &WriterId,
+        from: Position,
+        most: usize,
+    ) -> Result<(Vec<StoredEntry>, Position), ReadFailed> {
         let (mut out, mut at) = (vec![], from);
         let mut header = match at.segment {
             0 => None,
@@ -108,7 +118,10 @@ impl<D: Disk> Reader<D> {
             let next = self.header(writer, at.segment + 1)?;
             if let Some(header) = &header {
                 let limit = next.as_ref().map_or(header.size, |n| n.previous_length);
-                self.frames(header, limit, &mut at, &mut out)?;
+                self.frames(header, limit, most, &mut at, &mut out)?;
+                if out.len() >= most {
+                    return Ok((out, at));
+                }
                 if next.is_some() && at.offset < limit {
                     return self.damaged(writer, &at, "a frame is damaged");
                 }
@@ -141,16 +154,19 @@ impl<D: Disk> Reader<D> {
         }
     }
 
-    /// Reads whole valid frames up to `limit`.
+    /// Reads whole valid frames up to `limit`, or until `most` entries are there.
     fn frames(
         &self,
         header: &SegmentHeader,
         limit: u64,
+        most: usize,
         at: &mut Position,
         out: &mut Vec<StoredEntry>,
     ) -> Result<(), ReadFailed> {
         let mut frames = Frames::new(&self.disk, header, at.offset, limit);
-        while let Some(found) = frames.next()? {
+        while out.len() < most
+            && let Some(found) = frames.next()?
+        {
             // After a failed sync entries come again under their seqs; a reader that has seen them passes over them.
             let first = found.frame.first_seq;
             if first > at.seq {

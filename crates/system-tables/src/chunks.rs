@@ -29,6 +29,14 @@ impl<T: Clone> Chunks<T> {
         self.full.iter().flat_map(|chunk| chunk.iter()).chain(self.tail.iter())
     }
 
+    pub(crate) fn first(&self) -> Option<&T> {
+        self.iter().next()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.full.len() * CHUNK + self.tail.len()
+    }
+
     pub(crate) fn last(&self) -> Option<&T> {
         self.tail.last().or_else(|| self.full.last()?.last())
     }

@@ -1,12 +1,40 @@
 //! Entries of all writers into what tables are built from.
+//!
+//! What holds here: of a ledger that can be read again, only the newest entries of each chain are in memory, and of the
+//! others the columns of their requests.
 
-use crate::{Graph, Snapshot, SystemError, chunks::Chunks, edges::VersionLineage};
+use crate::{
+    Graph, Snapshot, SystemError,
+    audit::{Chunk, rows_of},
+    chunks::Chunks,
+    edges::VersionLineage,
+    intern::Dictionaries,
+};
 use custody_catalog::Catalog;
-use custody_model::{ControlSeq, DatasetId, EntryId, Hash, Payload, Seq, StoredEntry, TableVersion, WriterId};
+use custody_model::{
+    ControlSeq, DatasetId, EntryId, Hash, Kind, Payload, Seq, StoredEntry, TableVersion, WallNanos, WriterId,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
+
+/// Rows of `system.access.audit` in a sealed chunk; its last request may add to them.
+const CHUNK_ROWS: usize = 4096;
+/// Entries in a sealed chunk, where few of them are requests.
+const CHUNK_ENTRIES: usize = 16_384;
+
+/// The ledger, to read entries again.
+pub trait Entries: Send + Sync + fmt::Debug {
+    /// The entries of a writer with these seqs, in order.
+    fn load(
+        &self,
+        writer: &WriterId,
+        seqs: Range<u64>,
+    ) -> Result<Vec<StoredEntry>, Box<dyn std::error::Error + Send + Sync>>;
+}
 
 /// An entry of a chain, with the outcome that came later.
 #[derive(Debug)]
@@ -19,10 +47,14 @@ pub(crate) struct Slot {
 /// One writer's entries.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Chain {
-    /// All, in seq order.
+    /// The oldest, in seq order.
+    pub(crate) sealed: Arc<Vec<Arc<Sealed>>>,
+    /// All behind them, in seq order.
     pub(crate) entries: Chunks<Arc<Slot>>,
-    /// Those that are a request of their own, for `access` and `policy`.
+    /// Those of `entries` that are a request of their own, for `access` and `policy`.
     pub(crate) requests: Chunks<Arc<Slot>>,
+    /// How many rows of `system.access.audit` those are.
+    rows: usize,
     /// Those of runs.
     pub(crate) runs: Chunks<Arc<Slot>>,
     /// What others claim of lineage: read by `tables::asserted` alone.
@@ -30,6 +62,20 @@ pub(crate) struct Chain {
     /// Keys and the writer's own life.
     pub(crate) life: Chunks<Arc<Slot>>,
     pub(crate) head: Option<Seq>,
+}
+
+/// Entries that are no longer in memory.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) from: Seq,
+    /// One behind the last.
+    pub(crate) to: Seq,
+    /// The newest control position that one of them saw.
+    pub(crate) newest: ControlSeq,
+    /// The time of the last of them.
+    pub(crate) time: WallNanos,
+    pub(crate) audit: Chunk,
+    pub(crate) intents: u64,
 }
 
 /// Lineage of every published version.
@@ -66,12 +112,25 @@ pub struct Fold {
     lineages: Arc<Lineages>,
     /// Versions up to here are in `lineages`.
     lineages_at: ControlSeq,
+    known: Arc<Dictionaries>,
+    /// Where entries can be read again; none: all stay in memory.
+    ledger: Option<Arc<dyn Entries>>,
+    chunk_rows: usize,
 }
 
 impl Fold {
-    /// Before any entry.
+    /// Before any entry. All that comes stays in memory.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Before any entry of a ledger that can be read again.
+    pub fn over(ledger: Arc<dyn Entries>) -> Self {
+        Self::in_chunks(ledger, CHUNK_ROWS)
+    }
+
+    pub(crate) fn in_chunks(ledger: Arc<dyn Entries>, chunk_rows: usize) -> Self {
+        Self { ledger: Some(ledger), chunk_rows, ..Self::default() }
     }
 
     /// The newest entry taken of a writer.
@@ -100,41 +159,82 @@ impl Fold {
         chain.head = Some(stored.seq);
         let slot = Arc::new(Slot { stored: stored.clone(), end: OnceLock::new() });
         chain.entries.push(slot.clone());
+        if is_request(&stored.entry.payload) {
+            chain.rows += rows_of(&slot);
+            chain.requests.push(slot.clone());
+        }
         match &stored.entry.payload {
             Payload::CatalogChange(_) | Payload::PolicyBundle(_) | Payload::Publish(_) | Payload::Erasure(_) => {
-                chain.requests.push(slot);
                 self.control(&stored);
             }
-            Payload::ReadIntent(_) | Payload::Read(..) => {
+            Payload::ReadIntent(_) => {
                 if let Some(end) = self.early.remove(&stored.entry.id) {
                     let _ = slot.end.set(end);
-                }
-                chain.requests.push(slot.clone());
-                self.requests.insert(stored.entry.id, slot);
-            }
-            Payload::Denied(_) | Payload::Bypass(_) => chain.requests.push(slot),
-            Payload::ReadOutcome(_) => {
-                if let Some(request) = stored.entry.reference {
-                    match self.requests.get(&request) {
-                        // The first outcome is the one that was promised; a second one changes nothing.
-                        Some(slot) => drop(slot.end.set(stored)),
-                        None => drop(self.early.entry(request).or_insert(stored)),
-                    }
+                } else {
+                    self.requests.insert(stored.entry.id, slot);
                 }
             }
+            // These have their end in themselves.
+            Payload::Read(..) | Payload::Denied(_) | Payload::Bypass(_) => {}
+            Payload::ReadOutcome(_) => self.ended(stored.clone())?,
             Payload::Run(_) => chain.runs.push(slot),
             Payload::Asserted(claim) => {
                 self.asserted.extend(claim.key());
-                // Who said so is a request like any act of an administrator.
-                chain.requests.push(slot.clone());
                 chain.asserted.push(slot);
             }
-            Payload::Lineage(_) => drop(self.lineage_entries.insert(stored.entry.id, stored)),
+            Payload::Lineage(_) => drop(self.lineage_entries.insert(stored.entry.id, stored.clone())),
             Payload::Key(_) | Payload::Writer(_) => chain.life.push(slot),
             // A progress entry is told by the outcome's byte count; heads are those of the chains themselves.
             Payload::ReadProgress(_) | Payload::Heads(_) => {}
         }
+        self.seal(&stored.writer);
         Ok(())
+    }
+
+    /// The first outcome of a request is the one that was promised; a second one changes nothing.
+    fn ended(&mut self, end: Arc<StoredEntry>) -> Result<(), SystemError> {
+        let Some(request) = end.entry.reference else { return Ok(()) };
+        match self.requests.remove(&request) {
+            Some(slot) => drop(slot.end.set(end)),
+            None if self.is_taken(request) => {}
+            None => drop(self.early.entry(request).or_insert(end)),
+        }
+        Ok(())
+    }
+
+    /// Whether a request that has its end, or needs none, has arrived.
+    fn is_taken(&self, request: EntryId) -> bool {
+        let sealed = |chain: &Chain| chain.sealed.iter().rev().any(|s| s.audit.row_of(request.0.as_u128()).is_some());
+        let tail = |chain: &Chain| chain.requests.iter().any(|slot| slot.stored.entry.id == request);
+        self.chains.values().any(|chain| tail(chain) || sealed(chain))
+    }
+
+    /// Puts away the entries of a chain of which there are enough.
+    fn seal(&mut self, writer: &WriterId) {
+        let Some(chain) = Arc::make_mut(&mut self.chains).get_mut(writer) else { return };
+        let enough = chain.rows >= self.chunk_rows || chain.entries.len() >= CHUNK_ENTRIES.max(self.chunk_rows);
+        if self.ledger.is_none() || !enough {
+            return;
+        }
+        let chain = Arc::make_mut(chain);
+        let (Some(first), Some(head)) = (chain.entries.first(), chain.head) else { return };
+        let slots = || chain.requests.iter();
+        let sealed = Sealed {
+            from: first.stored.seq,
+            to: Seq(head.0 + 1),
+            time: chain.entries.last().map(|s| s.stored.entry.wall).unwrap_or_default(),
+            newest: chain.entries.iter().map(|s| s.stored.entry.control_seq).max().unwrap_or_default(),
+            audit: Chunk::new(slots(), &self.known, |slot| slot.end.get().map(Arc::as_ref)),
+            intents: slots().filter(|s| s.stored.entry.kind() == Kind::ReadIntent).count() as u64,
+        };
+        Arc::make_mut(&mut chain.sealed).push(Arc::new(sealed));
+        (chain.entries, chain.requests, chain.rows) = (Chunks::default(), Chunks::default(), 0);
+    }
+
+    /// Bytes of memory that sealed chunks take, and their rows.
+    pub fn memory(&self) -> (usize, usize) {
+        let sealed = || self.chains.values().flat_map(|chain| chain.sealed.iter());
+        (sealed().map(|s| s.audit.memory()).sum(), sealed().map(|s| s.audit.len).sum())
     }
 
     /// A control entry may stand in the chain of its writer and in that of whoever completed a missing append.
@@ -160,6 +260,8 @@ impl Fold {
             chains: self.chains.clone(),
             doubles: self.doubles.clone(),
             lineages: self.lineages.clone(),
+            known: self.known.clone(),
+            ledger: self.ledger.clone(),
         })
     }
 
@@ -191,6 +293,28 @@ impl Fold {
             self.lineages = Arc::new(Lineages { versions, missing, graph: OnceLock::new() });
         }
         Ok(())
+    }
+}
+
+/// Entries that are a request of their own: an act, or what was refused. Who claims lineage acts like any administrator.
+pub(crate) fn is_request(payload: &Payload) -> bool {
+    match payload {
+        Payload::CatalogChange(_)
+        | Payload::PolicyBundle(_)
+        | Payload::Publish(_)
+        | Payload::Erasure(_)
+        | Payload::Asserted(_)
+        | Payload::ReadIntent(_)
+        | Payload::Read(..)
+        | Payload::Denied(_)
+        | Payload::Bypass(_) => true,
+        Payload::Run(_)
+        | Payload::Lineage(_)
+        | Payload::ReadProgress(_)
+        | Payload::ReadOutcome(_)
+        | Payload::Key(_)
+        | Payload::Heads(_)
+        | Payload::Writer(_) => false,
     }
 }
 

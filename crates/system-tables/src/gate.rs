@@ -17,6 +17,7 @@ use custody_model::{ControlSeq, DatasetId, FieldId, Hash, Node, Principal, Seale
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
 };
 
 /// What policy decides for a viewer at the snapshot's position. The engine answers from grants.
@@ -131,9 +132,12 @@ pub trait Facts {
     fn slo(&self, snapshot: &Snapshot) -> Result<Vec<SloRow>, Box<dyn std::error::Error + Send + Sync>>;
     /// The key that decisions for this subject are made under.
     fn subject_key(&self, subject: &Subject) -> Hash;
-    /// A sealed client address in clear; `None` where its key is gone.
-    fn address(&self, sealed: &SealedBox) -> Option<String>;
+    /// Opens sealed client addresses.
+    fn unsealer(&self) -> Unseal;
 }
+
+/// A sealed client address in clear; `None` where its key is gone.
+pub type Unseal = Arc<dyn Fn(&SealedBox) -> Option<String> + Send + Sync>;
 
 /// A viewer's answers, asked once each.
 pub(crate) struct Gate<'a> {
@@ -193,6 +197,10 @@ impl<'a> Gate<'a> {
     /// Policies, whatever datasets their texts name.
     pub(crate) fn policy(&self) -> bool {
         self.all || self.role("admin") || self.role("policy_admin")
+    }
+
+    pub(crate) fn principal_name(&self) -> &str {
+        &self.viewer.principal.0
     }
 
     pub(crate) fn own(&self, principal: Option<&Principal>) -> bool {

@@ -16,23 +16,26 @@
 //! [`Catalog::at`]: custody_catalog::Catalog::at
 #![forbid(unsafe_code)]
 
+mod audit;
 mod chunks;
 mod edges;
 mod error;
 mod fold;
 mod gate;
 mod graph;
+mod intern;
 mod rows;
 mod schema;
 mod snapshot;
 mod tables;
 
+pub use audit::{AuditColumn, AuditScan, Condition};
 pub use edges::{Edge, EdgeKind};
 pub use error::SystemError;
-pub use fold::Fold;
-pub use gate::{CheckpointRow, Facts, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, TagRow, Viewer};
+pub use fold::{Entries, Fold};
+pub use gate::{CheckpointRow, Facts, PolicyRow, PolicyRows, RowSetRow, Sees, SloRow, TagRow, Unseal, Viewer};
 pub use graph::{Direction, Graph, Hop};
-pub use schema::{SystemTable, closure_schema, system_node, system_table, tables};
+pub use schema::{SystemTable, closure_schema, is_audit, system_node, system_table, tables};
 pub use snapshot::Snapshot;
 
 #[cfg(test)]

@@ -40,6 +40,11 @@ pub fn system_table(name: &DatasetName) -> Option<&'static SystemTable> {
     tables().iter().find(|t| t.definition.name == *name)
 }
 
+/// `system.access.audit`, which is scanned rather than built.
+pub fn is_audit(name: &DatasetName) -> bool {
+    system_table(name).is_some_and(|t| t.table == Table::Audit)
+}
+
 /// The node of a system table's column, as entries and `system.catalog.columns` have it. A target's ordinal for such a
 /// column is its field id.
 pub fn system_node(field: FieldId) -> Node {

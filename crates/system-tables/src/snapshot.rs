@@ -1,9 +1,10 @@
 //! All system tables at one position.
 
 use crate::{
-    Direction, Edge, Facts, SystemError, Viewer,
-    fold::{Chain, Lineages, Slot},
+    Direction, Edge, Entries, Facts, SystemError, Viewer,
+    fold::{Chain, Lineages, is_request},
     gate::Gate,
+    intern::Dictionaries,
     rows::Rows,
     schema::{CLOSURE, Table, system_table},
     tables::{access, asserted, catalog, ledger, lineage, policy, quality},
@@ -11,12 +12,17 @@ use crate::{
 use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
 use custody_model::{
-    ControlSeq, DatasetId, DatasetName, EntryId, Kind, LineageRecord, Node, Payload, Pin, Seq, StoredEntry, WriterId,
+    ControlSeq, DatasetId, DatasetName, EntryId, Kind, LineageRecord, Node, Payload, Pin, Seq, StoredEntry, WallNanos,
+    WriterId,
 };
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     sync::Arc,
 };
+
+/// So many entries are in memory at once, of those read again.
+const LOADED: u64 = 4096;
 
 /// All system tables at one position. Cloning costs a few reference counts.
 #[derive(Clone, Debug)]
@@ -25,6 +31,8 @@ pub struct Snapshot {
     pub(crate) chains: Arc<BTreeMap<WriterId, Arc<Chain>>>,
     pub(crate) doubles: Arc<BTreeMap<EntryId, (WriterId, Seq)>>,
     pub(crate) lineages: Arc<Lineages>,
+    pub(crate) known: Arc<Dictionaries>,
+    pub(crate) ledger: Option<Arc<dyn Entries>>,
 }
 
 impl Snapshot {
@@ -64,7 +72,10 @@ impl Snapshot {
             Table::Scans => lineage::scans(self, &gate, &mut rows)?,
             Table::Labels => lineage::labels(self, &gate, &mut rows)?,
             Table::Edges | Table::Closure => lineage::edges(self, &gate, &mut rows)?,
-            Table::Audit => access::audit(self, &gate, facts, &mut rows)?,
+            Table::Audit => {
+                let scan = self.audit(viewer, facts)?;
+                return (0..scan.chunks()).filter_map(|chunk| scan.batch(chunk).transpose()).collect();
+            }
             Table::ColumnReads => access::column_reads(self, &gate, &mut rows)?,
             Table::Bundles => policy::bundles(self, &gate, &mut rows)?,
             Table::Policies => policy::policies(&gate, facts, &mut rows)?,
@@ -121,29 +132,50 @@ impl Snapshot {
         Ok(concat_batches(&CLOSURE.schema, &rows.finish()?)?)
     }
 
-    /// Entries from each writer's seq on, control entries once, with the request of an outcome.
-    pub fn entries_from<'a>(
-        &'a self,
-        from: &'a BTreeMap<WriterId, Seq>,
-    ) -> impl Iterator<Item = (&'a StoredEntry, Option<&'a StoredEntry>)> {
-        let mut requests: Option<HashMap<EntryId, &StoredEntry>> = None;
-        let start = |writer: &WriterId| from.get(writer).copied().unwrap_or(Seq(0));
-        let slots = self.chains.iter().flat_map(move |(writer, chain)| {
-            let start = start(writer);
-            chain.entries.iter().filter(move |slot| slot.stored.seq >= start)
-        });
-        slots.map(Arc::as_ref).filter(|slot| self.here(slot)).map(move |slot| {
-            let stored = slot.stored.as_ref();
-            let request = match &stored.entry.payload {
-                Payload::ReadOutcome(_) => {
-                    let all = requests
-                        .get_or_insert_with(|| self.reads().map(|s| (s.stored.entry.id, s.stored.as_ref())).collect());
-                    stored.entry.reference.and_then(|id| all.get(&id).copied())
+    /// Runs over entries from each writer's seq on, control entries once, with the request of an outcome, until told to
+    /// stop.
+    pub fn entries_from(
+        &self,
+        from: &BTreeMap<WriterId, Seq>,
+        mut each: impl FnMut(&StoredEntry, Option<&StoredEntry>) -> ControlFlow<()>,
+    ) -> Result<(), SystemError> {
+        let mut open: HashMap<EntryId, Arc<StoredEntry>> = HashMap::new();
+        self.each_entry(
+            |writer| from.get(writer).map_or(0, |seq| seq.0),
+            |stored| {
+                if !self.here(stored) {
+                    return Ok(ControlFlow::Continue(()));
                 }
-                _ => None,
-            };
-            (stored, request)
-        })
+                let request = match (&stored.entry.payload, stored.entry.reference) {
+                    (Payload::ReadIntent(_), _) => {
+                        open.insert(stored.entry.id, Arc::clone(stored));
+                        None
+                    }
+                    (Payload::ReadOutcome(_), Some(id)) => match open.remove(&id) {
+                        Some(request) => Some(request),
+                        None => self.read(id)?,
+                    },
+                    _ => None,
+                };
+                Ok(each(stored, request.as_deref()))
+            },
+        )
+    }
+
+    /// A read's request by its id.
+    fn read(&self, id: EntryId) -> Result<Option<Arc<StoredEntry>>, SystemError> {
+        for (writer, chain) in self.chains.iter() {
+            if let Some(slot) = chain.requests.iter().find(|slot| slot.stored.entry.id == id) {
+                return Ok(Some(&slot.stored).filter(|stored| self.here(stored)).cloned());
+            }
+            for sealed in chain.sealed.iter().rev() {
+                let Some(row) = sealed.audit.row_of(id.0.as_u128()) else { continue };
+                let seq = sealed.audit.seq(row);
+                let found = self.load(writer, Seq(seq), Seq(seq + 1))?.pop();
+                return Ok(found.filter(|stored| self.here(stored)).map(Arc::new));
+            }
+        }
+        Ok(None)
     }
 
     /// The newest seq of each writer.
@@ -154,9 +186,16 @@ impl Snapshot {
     /// How many reads a writer has recorded from a seq on.
     pub fn reads_from(&self, writer: &WriterId, from: Seq) -> u64 {
         let Some(chain) = self.chains.get(writer) else { return 0 };
-        let is_read =
-            |slot: &&Arc<Slot>| slot.stored.seq >= from && matches!(slot.stored.entry.kind(), Kind::ReadIntent);
-        chain.requests.iter().filter(is_read).count() as u64
+        let sealed = chain.sealed.iter().map(|sealed| match from {
+            from if from <= sealed.from => sealed.intents,
+            from if from >= sealed.to => 0,
+            from => sealed.audit.intents_from(from.0),
+        });
+        let tail = chain
+            .requests
+            .iter()
+            .filter(|slot| slot.stored.seq >= from && matches!(slot.stored.entry.kind(), Kind::ReadIntent));
+        sealed.sum::<u64>() + tail.count() as u64
     }
 
     /// The lineage that the version made at this position was published with.
@@ -172,26 +211,101 @@ impl Snapshot {
         }
     }
 
-    /// Slots that count here: decided at or before this position, control entries once.
-    pub(crate) fn here(&self, slot: &Slot) -> bool {
-        let stored = &slot.stored;
+    /// Entries that count here: decided at or before this position, control entries once.
+    pub(crate) fn here(&self, stored: &StoredEntry) -> bool {
         stored.entry.control_seq <= self.at()
-            && (!stored.entry.kind().is_control()
-                || self.doubles.get(&stored.entry.id).is_none_or(|(writer, seq)| {
-                    // The place that counts may lie above this snapshot's head of that writer.
-                    let known = self.chains.get(writer).is_some_and(|chain| chain.head >= Some(*seq));
-                    !known || (*writer == stored.writer && *seq == stored.seq)
-                }))
+            && (!stored.entry.kind().is_control() || self.counts(stored.entry.id, &stored.writer, stored.seq))
     }
 
-    /// Requests by writer and seq.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &Slot> {
-        self.chains.values().flat_map(|chain| chain.requests.iter()).map(Arc::as_ref).filter(|slot| self.here(slot))
+    /// Whether this is the place that counts of a control entry.
+    pub(crate) fn counts(&self, id: EntryId, writer: &WriterId, seq: Seq) -> bool {
+        self.doubles.get(&id).is_none_or(|(home, at)| {
+            // The place that counts may lie above this snapshot's head of that writer.
+            let known = self.chains.get(home).is_some_and(|chain| chain.head >= Some(*at));
+            !known || (home == writer && *at == seq)
+        })
     }
 
-    /// Requests that read columns: intents and reads in one entry.
-    pub(crate) fn reads(&self) -> impl Iterator<Item = &Slot> {
-        self.requests().filter(|slot| matches!(slot.stored.entry.kind(), Kind::ReadIntent | Kind::Read))
+    /// Entries of a writer, read again.
+    pub(crate) fn load(&self, writer: &WriterId, from: Seq, to: Seq) -> Result<Vec<StoredEntry>, SystemError> {
+        let Some(ledger) = &self.ledger else { return Ok(vec![]) };
+        ledger.load(writer, from.0..to.0).map_err(SystemError::Facts)
+    }
+
+    /// Runs over all entries by writer and seq, from each writer's seq on, until told to stop.
+    pub(crate) fn each_entry(
+        &self,
+        from: impl Fn(&WriterId) -> u64,
+        mut each: impl FnMut(&Arc<StoredEntry>) -> Result<ControlFlow<()>, SystemError>,
+    ) -> Result<(), SystemError> {
+        for (writer, chain) in self.chains.iter() {
+            let from = from(writer);
+            for sealed in chain.sealed.iter().filter(|sealed| sealed.to.0 > from) {
+                let mut at = sealed.from.0.max(from);
+                while at < sealed.to.0 {
+                    let to = sealed.to.0.min(at + LOADED);
+                    for stored in self.load(writer, Seq(at), Seq(to))? {
+                        if each(&Arc::new(stored))?.is_break() {
+                            return Ok(());
+                        }
+                    }
+                    at = to;
+                }
+            }
+            for slot in chain.entries.iter().filter(|slot| slot.stored.seq.0 >= from) {
+                if each(&slot.stored)?.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs over requests by writer and seq.
+    pub(crate) fn each_request(
+        &self,
+        mut each: impl FnMut(&Arc<StoredEntry>) -> Result<(), SystemError>,
+    ) -> Result<(), SystemError> {
+        self.each_entry(
+            |_| 0,
+            |stored| {
+                if is_request(&stored.entry.payload) && self.here(stored) {
+                    each(stored)?;
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+        )
+    }
+
+    /// Runs over requests that read columns: intents and reads in one entry.
+    pub(crate) fn each_read(
+        &self,
+        mut each: impl FnMut(&Arc<StoredEntry>) -> Result<(), SystemError>,
+    ) -> Result<(), SystemError> {
+        self.each_request(|stored| match stored.entry.kind() {
+            Kind::ReadIntent | Kind::Read => each(stored),
+            _ => Ok(()),
+        })
+    }
+
+    /// The last entry of a chain before the first that was decided later, and its time.
+    pub(crate) fn newest(&self, writer: &WriterId, chain: &Chain) -> Result<Option<(Seq, WallNanos)>, SystemError> {
+        let mut newest = None;
+        for sealed in chain.sealed.iter() {
+            if sealed.newest <= self.at() {
+                newest = Some((Seq(sealed.to.0 - 1), sealed.time));
+                continue;
+            }
+            let entries = self.load(writer, sealed.from, sealed.to)?;
+            let last = entries.iter().take_while(|stored| stored.entry.control_seq <= self.at()).last();
+            return Ok(last.map(|stored| (stored.seq, stored.entry.wall)).or(newest));
+        }
+        let here = |slot: &&Arc<crate::fold::Slot>| slot.stored.entry.control_seq <= self.at();
+        let last = match chain.entries.last().filter(here) {
+            Some(slot) => Some(slot),
+            None => chain.entries.iter().take_while(here).last(),
+        };
+        Ok(last.map(|slot| (slot.stored.seq, slot.stored.entry.wall)).or(newest))
     }
 
     /// The present name of a dataset; of a draft, quarantined rows or a system table, theirs.

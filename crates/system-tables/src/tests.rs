@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod asserted;
+mod audit;
 
 use crate::*;
 use arrow::{
@@ -422,8 +423,8 @@ impl Facts for Fixed {
     fn subject_key(&self, subject: &Subject) -> Hash {
         hash(subject.principal.0.len() as u8)
     }
-    fn address(&self, _: &SealedBox) -> Option<String> {
-        Some("10.0.0.1".into())
+    fn unsealer(&self) -> Unseal {
+        Arc::new(|_| Some("10.0.0.1".into()))
     }
 }
 

@@ -1,8 +1,7 @@
 //! `system.access`.
 
 use crate::{
-    Facts, Snapshot, SystemError,
-    fold::Slot,
+    Snapshot, SystemError,
     gate::Gate,
     rows::{Cell, Rows},
 };
@@ -77,18 +76,17 @@ pub(crate) fn visible(gate: &Gate<'_>, actor: Option<&Actor>, touched: &Touched<
     gate.all() || gate.owned(touched.dataset) || (own && gate.made(touched.dataset, touched.made_at))
 }
 
-/// How a request ended, as far as this snapshot goes.
-struct End<'a> {
-    outcome: Outcome,
-    code: Option<&'a str>,
-    measure: Measure,
+/// How a request ended.
+pub(crate) struct End<'a> {
+    pub(crate) outcome: Outcome,
+    pub(crate) code: Option<&'a str>,
+    pub(crate) measure: Measure,
 }
 
-fn end<'a>(snapshot: &'a Snapshot, slot: &'a Slot) -> End<'a> {
-    let entry = &slot.stored.entry;
-    let later = slot.end(&snapshot.chains).filter(|e| e.entry.control_seq <= snapshot.at());
-    let (outcome, measure) = later.map_or((entry.outcome, entry.measure), |e| (e.entry.outcome, e.entry.measure));
-    let code = match (later.map(|e| &e.entry.payload), &entry.payload) {
+/// How a request ended, by its own entry and by the later one that says so.
+pub(crate) fn end<'a>(entry: &'a Entry, later: Option<&'a Entry>) -> End<'a> {
+    let (outcome, measure) = later.map_or((entry.outcome, entry.measure), |e| (e.outcome, e.measure));
+    let code = match (later.map(|e| &e.payload), &entry.payload) {
         (Some(Payload::ReadOutcome(outcome)), _) | (None, Payload::Read(_, outcome)) => outcome.code.as_deref(),
         (_, Payload::Denied(denied)) => Some(denied.code.as_str()),
         (_, Payload::Bypass(bypass)) => Some(bypass.technique.as_str()),
@@ -101,7 +99,7 @@ fn end<'a>(snapshot: &'a Snapshot, slot: &'a Slot) -> End<'a> {
     }
 }
 
-fn action(entry: &Entry) -> &'static str {
+pub(crate) fn action(entry: &Entry) -> &'static str {
     match (&entry.payload, entry.verb) {
         (Payload::Denied(_), _) => "deny",
         (Payload::Bypass(_), _) => "bypass",
@@ -110,7 +108,7 @@ fn action(entry: &Entry) -> &'static str {
     }
 }
 
-fn statement(payload: &Payload) -> Option<Hash> {
+pub(crate) fn statement(payload: &Payload) -> Option<Hash> {
     match payload {
         Payload::ReadIntent(intent) | Payload::Read(intent, _) => Some(intent.statement_hash),
         Payload::Denied(denied) => denied.statement_hash,
@@ -118,91 +116,10 @@ fn statement(payload: &Payload) -> Option<Hash> {
     }
 }
 
-/// By writer, seq and part. `rows` and `bytes` stand on part 0 only, so sums count once.
-pub(crate) fn audit(
-    snapshot: &Snapshot,
-    gate: &Gate<'_>,
-    facts: &dyn Facts,
-    rows: &mut Rows,
-) -> Result<(), SystemError> {
-    for slot in snapshot.requests() {
-        let entry = &slot.stored.entry;
-        let touched = touched(entry);
-        if touched.is_empty() {
-            if gate.all() || gate.own(entry.actor.as_ref().map(|a| &a.principal)) {
-                write_part(snapshot, gate, facts, slot, 0, None, rows)?;
-            }
-            continue;
-        }
-        for (part, touched) in (0i64..).zip(&touched) {
-            if visible(gate, entry.actor.as_ref(), touched) {
-                write_part(snapshot, gate, facts, slot, part, Some(touched), rows)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn write_part(
-    snapshot: &Snapshot,
-    gate: &Gate<'_>,
-    facts: &dyn Facts,
-    slot: &Slot,
-    part: i64,
-    touched: Option<&Touched<'_>>,
-    rows: &mut Rows,
-) -> Result<(), SystemError> {
-    let (stored, entry, reason) = (&slot.stored, &slot.stored.entry, &slot.stored.entry.reason);
-    let (end, actor) = (end(snapshot, slot), entry.actor.as_ref());
-    let denied = matches!(entry.payload, Payload::Denied(_) | Payload::Bypass(_));
-    let name = touched.and_then(|t| snapshot.name(t.dataset, t.made_at, t.ordinal()));
-    let version = touched.and_then(|t| match snapshot.catalog.draft_made_at(t.made_at) {
-        Some(draft) => Some(draft.table.version),
-        None => t.version,
-    });
-    let address = actor.and_then(|a| a.address.as_ref()).filter(|_| gate.sealed()).and_then(|a| facts.address(a));
-    let text = |value: &'_ str| Some(value.to_owned()).filter(|v| !v.is_empty());
-    let stage = text(&reason.stage);
-    let once = |value: Option<u64>| value.filter(|_| part == 0);
-    rows.push([
-        entry.id.into(),
-        part.into(),
-        stored.writer.as_str().into(),
-        stored.seq.into(),
-        entry.control_seq.into(),
-        entry.wall.into(),
-        action(entry).into(),
-        actor.map(|a| &a.principal.0).into(),
-        Cell::List(actor.into_iter().flat_map(|a| &a.roles).map(String::as_str).collect()),
-        actor.and_then(|a| a.on_behalf_of.as_ref()).map(|p| &p.0).into(),
-        actor.and_then(|a| a.session.as_ref()).into(),
-        address.as_ref().into(),
-        reason.purpose.as_ref().map(|p| &p.0).into(),
-        reason.ticket.as_ref().into(),
-        (&reason.environment).into(),
-        stage.as_ref().into(),
-        reason.region.as_ref().into(),
-        reason.model.as_ref().into(),
-        reason.model_version.into(),
-        name.as_ref().map_or(Cell::Null, |n| Cell::Show(n)),
-        version.into(),
-        if denied { "deny" } else { "allow" }.into(),
-        reason.bundle.into(),
-        touched.and_then(|t| t.target?.grant).into(),
-        once(end.measure.rows).into(),
-        once(end.measure.bytes).into(),
-        end.measure.upper_bound.into(),
-        end.outcome.word().into(),
-        end.code.into(),
-        end.measure.micros.into(),
-        statement(&entry.payload).into(),
-    ])
-}
-
 /// By writer, seq, target, column and role.
 pub(crate) fn column_reads(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
-    for slot in snapshot.reads() {
-        let entry = &slot.stored.entry;
+    snapshot.each_read(|stored| {
+        let entry = &stored.entry;
         for touched in touched(entry) {
             let Some(target) = touched.target.filter(|_| visible(gate, entry.actor.as_ref(), &touched)) else {
                 continue;
@@ -229,6 +146,6 @@ pub(crate) fn column_reads(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows
                 column.roles.iter().try_for_each(|role| row(Some(role.word())))?;
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

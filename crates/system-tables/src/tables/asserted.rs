@@ -27,7 +27,8 @@ struct Claim<'a> {
 
 /// By writer and seq.
 fn claims<'a>(snapshot: &'a Snapshot, gate: &'a Gate<'_>) -> impl Iterator<Item = Claim<'a>> {
-    let slots = snapshot.chains.values().flat_map(|chain| chain.asserted.iter()).filter(|slot| snapshot.here(slot));
+    let slots =
+        snapshot.chains.values().flat_map(|chain| chain.asserted.iter()).filter(|slot| snapshot.here(&slot.stored));
     slots.filter_map(|slot| {
         let Payload::Asserted(lineage) = &slot.stored.entry.payload else { return None };
         let output = lineage.tables.first().filter(|output| gate.dataset(output.dataset))?;

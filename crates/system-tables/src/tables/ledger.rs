@@ -6,29 +6,32 @@ use crate::{
     rows::{Cell, Rows},
 };
 use custody_model::{KeyRecord, Payload, Seq, WriterEvent};
-use std::sync::Arc;
+use std::ops::ControlFlow;
 
 /// By writer and seq. The bytes are the auditor's alone.
 pub(crate) fn entries(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
-    for slot in snapshot.chains.values().flat_map(|chain| chain.entries.iter()) {
-        let (stored, entry) = (&slot.stored, &slot.stored.entry);
-        let own = gate.own(entry.actor.as_ref().map(|a| &a.principal));
-        // Here a control entry that stands in two chains is two entries.
-        if entry.control_seq > snapshot.at() || !(gate.all() || own) {
-            continue;
-        }
-        rows.push([
-            entry.id.into(),
-            stored.writer.as_str().into(),
-            stored.seq.into(),
-            i64::from(entry.kind() as u16).into(),
-            entry.wall.into(),
-            entry.control_seq.into(),
-            stored.leaf.into(),
-            gate.raw().then_some(stored.raw.as_slice()).map_or(Cell::Null, Cell::Bytes),
-        ])?;
-    }
-    Ok(())
+    snapshot.each_entry(
+        |_| 0,
+        |stored| {
+            let entry = &stored.entry;
+            let own = gate.own(entry.actor.as_ref().map(|a| &a.principal));
+            // Here a control entry that stands in two chains is two entries.
+            if entry.control_seq > snapshot.at() || !(gate.all() || own) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            rows.push([
+                entry.id.into(),
+                stored.writer.as_str().into(),
+                stored.seq.into(),
+                i64::from(entry.kind() as u16).into(),
+                entry.wall.into(),
+                entry.control_seq.into(),
+                stored.leaf.into(),
+                gate.raw().then_some(stored.raw.as_slice()).map_or(Cell::Null, Cell::Bytes),
+            ])?;
+            Ok(ControlFlow::Continue(()))
+        },
+    )
 }
 
 /// As they are kept.
@@ -52,11 +55,7 @@ pub(crate) fn checkpoints(gate: &Gate<'_>, facts: &dyn Facts, rows: &mut Rows) -
 pub(crate) fn writers(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
     for (writer, chain) in snapshot.chains.iter().filter(|_| gate.ledger()) {
         let here = |stored: &custody_model::StoredEntry| stored.entry.control_seq <= snapshot.at();
-        let newest = match chain.entries.last().filter(|slot| here(&slot.stored)) {
-            Some(slot) => Some(slot),
-            None => chain.entries.iter().take_while(|slot| here(&slot.stored)).last(),
-        };
-        let Some(newest) = newest.map(|slot| Arc::clone(&slot.stored)) else { continue };
+        let Some((newest, time)) = snapshot.newest(writer, chain)? else { continue };
         let (mut incarnation, mut closed_at) = (0, None);
         for slot in chain.life.iter().filter(|slot| here(&slot.stored)) {
             match &slot.stored.entry.payload {
@@ -68,9 +67,9 @@ pub(crate) fn writers(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> 
         rows.push([
             writer.as_str().into(),
             incarnation.into(),
-            newest.seq.into(),
-            newest.entry.wall.into(),
-            if closed_at == Some(newest.seq) { "closed" } else { "open" }.into(),
+            newest.into(),
+            time.into(),
+            if closed_at == Some(newest) { "closed" } else { "open" }.into(),
         ])?;
     }
     Ok(())

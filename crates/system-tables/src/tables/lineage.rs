@@ -10,7 +10,11 @@ use custody_model::{
     Atom, ClassSet, DatasetId, DatasetName, EntryId, Lineage, Node, Payload, RunRecord, RunState, ScannedFile,
     StoredEntry, TableVersion, Verb,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 /// Everything here was seen by the engine itself.
 const OBSERVED: &str = "observed";
@@ -236,10 +240,23 @@ pub(crate) fn hops(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Res
 /// In the order of reads, then by dataset and file. Which files and row groups were read tells about values, so a row
 /// needs `explain_raw` on its dataset, and counts of rows an open grant.
 pub(crate) fn scans(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
-    for slot in snapshot.reads() {
-        let Some(end) = slot.end(&snapshot.chains) else { continue };
-        let Payload::ReadOutcome(outcome) = &end.entry.payload else { continue };
-        let request = &slot.stored.entry;
+    let mut ends: HashMap<EntryId, Arc<StoredEntry>> = HashMap::new();
+    snapshot.each_entry(
+        |_| 0,
+        |stored| {
+            if let (Payload::ReadOutcome(outcome), Some(request)) = (&stored.entry.payload, stored.entry.reference)
+                && !outcome.scans.is_empty()
+            {
+                ends.entry(request).or_insert_with(|| Arc::clone(stored));
+            }
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
+    snapshot.each_read(|stored| {
+        let request = &stored.entry;
+        let Some(Payload::ReadOutcome(outcome)) = ends.get(&request.id).map(|end| &end.entry.payload) else {
+            return Ok(());
+        };
         for scan in outcome.scans.iter().filter(|s| gate.texts(s.dataset)) {
             let Some(name) = snapshot.name(scan.dataset, scan.made_at, 0) else { continue };
             let counted = snapshot.catalog.version_made_at(scan.made_at).is_some_and(|v| gate.open(&v.table));
@@ -262,8 +279,8 @@ pub(crate) fn scans(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Re
                 files => files.iter().try_for_each(|file| row(Some(file)))?,
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// By control position of the version, ordinal, part, class; the rules that lowered the part after its classes.
@@ -328,7 +345,8 @@ struct Run<'a> {
 pub(crate) fn runs(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
     let mut runs: Vec<Run<'_>> = vec![];
     let mut places: BTreeMap<EntryId, usize> = BTreeMap::new();
-    for slot in snapshot.chains.values().flat_map(|chain| chain.runs.iter()).filter(|slot| snapshot.here(slot)) {
+    for slot in snapshot.chains.values().flat_map(|chain| chain.runs.iter()).filter(|slot| snapshot.here(&slot.stored))
+    {
         let stored = slot.stored.as_ref();
         let Payload::Run(record) = &stored.entry.payload else { continue };
         if record.state == RunState::Started {
@@ -337,7 +355,8 @@ pub(crate) fn runs(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Res
         }
     }
     // Later states may stand in another chain, when another process closed a crashed run.
-    for slot in snapshot.chains.values().flat_map(|chain| chain.runs.iter()).filter(|slot| snapshot.here(slot)) {
+    for slot in snapshot.chains.values().flat_map(|chain| chain.runs.iter()).filter(|slot| snapshot.here(&slot.stored))
+    {
         let stored = slot.stored.as_ref();
         let Payload::Run(record) = &stored.entry.payload else { continue };
         let run = stored.entry.reference.and_then(|id| places.get(&id)).and_then(|at| runs.get_mut(*at));

@@ -7,7 +7,10 @@ use crate::{
     tables::access::{touched, visible},
 };
 use custody_model::{Actor, ControlSeq, Entry, Node, Payload, Purpose, Subject};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// By epoch. Which bundle was active when is everybody's to know; who approved it is not.
 pub(crate) fn bundles(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
@@ -78,22 +81,23 @@ pub(crate) fn grants(
     let guards: BTreeSet<&str> =
         facts.policies().row_sets.iter().filter(|s| s.guard).map(|s| s.name.as_str()).collect();
     let mut grants = BTreeMap::new();
-    for slot in snapshot.reads() {
-        let entry = &slot.stored.entry;
-        for touched in touched(entry) {
-            let Some(target) = touched.target.filter(|_| visible(gate, entry.actor.as_ref(), &touched)) else {
+    snapshot.each_read(|stored| {
+        for touched in touched(&stored.entry) {
+            let Some(target) = touched.target.filter(|_| visible(gate, stored.entry.actor.as_ref(), &touched)) else {
                 continue;
             };
             let Some(grant) = target.grant else { continue };
             for column in &target.columns {
                 let node = Node::new(target.made_at, column.ordinal);
                 if gate.column(node) && (column.requested || gate.explained(target.dataset)) {
-                    grants.entry((grant, node)).or_insert((entry, target, column));
+                    grants.entry((grant, node)).or_insert_with(|| (Arc::clone(stored), target.clone(), column.clone()));
                 }
             }
         }
-    }
-    for ((grant, node), (entry, target, column)) in grants {
+        Ok(())
+    })?;
+    for ((grant, node), (stored, target, column)) in grants {
+        let entry = &stored.entry;
         let Some(name) = snapshot.name(target.dataset, target.made_at, column.ordinal) else { continue };
         let explained = gate.explained(target.dataset);
         let (guarded, sets): (Vec<&str>, Vec<&str>) =
@@ -137,12 +141,12 @@ fn subject(actor: &Actor, entry: &Entry) -> Subject {
 
 /// By writer and seq, one row for each name asked for.
 pub(crate) fn denials(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
-    for slot in snapshot.requests() {
-        let entry = &slot.stored.entry;
-        let Payload::Denied(denied) = &entry.payload else { continue };
+    snapshot.each_request(|stored| {
+        let entry = &stored.entry;
+        let Payload::Denied(denied) = &entry.payload else { return Ok(()) };
         let principal = entry.actor.as_ref().map(|a| &a.principal);
         if !gate.all() && !gate.own(principal) {
-            continue;
+            return Ok(());
         }
         let mut row = |token: Option<custody_model::Hash>| {
             rows.push([
@@ -156,7 +160,6 @@ pub(crate) fn denials(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> 
         if denied.targets.is_empty() {
             row(None)?;
         }
-        denied.targets.iter().try_for_each(|token| row(Some(*token)))?;
-    }
-    Ok(())
+        denied.targets.iter().try_for_each(|token| row(Some(*token)))
+    })
 }
