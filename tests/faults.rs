@@ -496,10 +496,126 @@ fn a_full_disk_stops_reads_with_unavailable_and_the_same_server_goes_on() {
     assert!(stopped.bytes < 3_000_000, "the running read went on: {stopped:?}");
 
     disk.free();
+    got.answers.push(served_again(&address, &token));
+    assert!(server.is_running(), "the same server goes on");
+    assert_eq!(server.stop(), 0);
+    fs::remove_file(&warehouse).unwrap();
+    copy(&moved, &warehouse);
+    holds(&world, &got, "a full disk");
+    let gaps = "SELECT count(*) = max(seq) + 1 AS dense FROM system.ledger.entries WHERE writer = 'serve'";
+    assert_eq!(world.sql("auditor", gaps), "dense\ntrue\n");
+}
+
+/// A running server whose syncs fail with EIO for as long as this lives.
+struct FailingSyncs(Child);
+
+impl FailingSyncs {
+    fn of(server: &Server) -> Self {
+        let options = "-f -qq -o /dev/null -e trace=fdatasync,fsync -e inject=fdatasync,fsync:error=EIO -p";
+        let pid = server.child.id();
+        let mut command = Command::new("strace");
+        command.args(options.split(' ')).arg(pid.to_string()).stderr(Stdio::null());
+        let failing = Self(command.spawn().unwrap());
+        failing.wait_until(pid, true);
+        failing
+    }
+
+    /// Waits until every thread of the process is traced, or none is.
+    fn wait_until(&self, pid: u32, traced: bool) {
+        let began = Instant::now();
+        let tracer = |task: std::io::Result<fs::DirEntry>| {
+            let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            Some(status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0")))
+        };
+        while fs::read_dir(format!("/proc/{pid}/task")).unwrap().filter_map(tracer).any(|is| is != traced) {
+            assert!(began.elapsed() < Duration::from_secs(20), "strace: traced is not {traced}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn end(mut self, server: &Server) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+        self.wait_until(server.child.id(), false);
+    }
+}
+
+impl Drop for FailingSyncs {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// While syncs fail no read begins and a running one stops at its byte grant, with `UNAVAILABLE`; when they succeed again
+/// the same process serves, what it owed is recorded, and no sequence number is missing.
+#[test]
+fn failing_syncs_stop_reads_with_unavailable_and_the_same_server_goes_on() {
+    if !has_strace() {
+        return;
+    }
+    let (world, token) = prepared();
+    let mut server = Server::start(&world, &[]);
+    let address = server.address.clone().unwrap_or_else(|| panic!("no server: {}", server.said));
+    let mut got = Acknowledged::default();
+    // Twice: a chain that gave up once does so again.
+    for round in 0..2 {
+        let (refused, stopped) = runtime().block_on(async {
+            let seen = AtomicU64::new(0);
+            let mut client = Client::connect(&address, &token).await.unwrap();
+            let (ticket, long) = (client.ticket(SHORT).await.unwrap(), client.ticket(LONG).await.unwrap());
+            let first = client.ticket(SHORT).await.unwrap();
+            got.answers.push(client.redeem(first, usize::MAX, &seen).await);
+            assert_eq!(got.answers.last().unwrap().end, End::Whole);
+            let mut waiting = client.clone();
+            let running = waiting.channel.do_get(waiting.request(long)).await.unwrap();
+
+            let failing = FailingSyncs::of(&server);
+            let mut refused = vec![];
+            for _ in 0..10 {
+                // A new statement, and a ticket from before: neither gets anything.
+                let status = client.ticket(SHORT).await.unwrap_err();
+                refused.push((status.code(), status.message().to_string(), 0));
+                match client.redeem(ticket.clone(), usize::MAX, &seen).await {
+                    Answer { end: End::Failed(code, message), bytes, .. } => refused.push((code, message, bytes)),
+                    answer => panic!("{answer:?}"),
+                }
+            }
+            let receipt = running.metadata().get("x-audit-receipt").map(|v| v.to_str().unwrap().to_string());
+            let (mut stream, mut bytes) = (running.into_inner(), 0);
+            let end = loop {
+                match stream.message().await {
+                    Ok(Some(data)) => bytes += (data.data_header.len() + data.data_body.len()) as u64,
+                    Ok(None) => break End::Whole,
+                    Err(status) => break End::Failed(status.code(), status.message().to_string()),
+                }
+            };
+            failing.end(&server);
+            (refused, Answer { receipt, bytes, end })
+        });
+        for (code, message, bytes) in &refused {
+            assert_eq!((*code, *bytes), (Code::Unavailable, 0), "round {round}: {message}");
+            assert!(message.starts_with("C700"), "{message}");
+        }
+        assert!(matches!(stopped.end, End::Failed(Code::Unavailable, _)), "{stopped:?}");
+        assert!(stopped.bytes < 3_000_000, "the running read went on: {stopped:?}");
+        got.answers.push(stopped);
+        got.answers.push(served_again(&address, &token));
+    }
+    assert!(server.is_running(), "the same server goes on");
+    assert_eq!(server.stop(), 0);
+    holds(&world, &got, "failing syncs");
+    let gaps = "SELECT count(*) = max(seq) + 1 AS dense FROM system.ledger.entries WHERE writer = 'serve'";
+    assert_eq!(world.sql("auditor", gaps), "dense\ntrue\n");
+}
+
+/// A read of the same server, once it serves again.
+#[track_caller]
+fn served_again(address: &str, token: &str) -> Answer {
     let began = Instant::now();
     let again = runtime().block_on(async {
         loop {
-            let mut client = Client::connect(&address, &token).await.unwrap();
+            let mut client = Client::connect(address, token).await.unwrap();
             match client.ticket(SHORT).await {
                 Ok(ticket) => break client.redeem(ticket, usize::MAX, &AtomicU64::new(0)).await,
                 Err(_) if began.elapsed() < Duration::from_secs(20) => {
@@ -510,14 +626,7 @@ fn a_full_disk_stops_reads_with_unavailable_and_the_same_server_goes_on() {
         }
     });
     assert_eq!(again.end, End::Whole, "{again:?}");
-    got.answers.push(again);
-    assert!(server.is_running(), "the same server goes on");
-    assert_eq!(server.stop(), 0);
-    fs::remove_file(&warehouse).unwrap();
-    copy(&moved, &warehouse);
-    holds(&world, &got, "a full disk");
-    let gaps = "SELECT count(*) = max(seq) + 1 AS dense FROM system.ledger.entries WHERE writer = 'serve'";
-    assert_eq!(world.sql("auditor", gaps), "dense\ntrue\n");
+    again
 }
 
 /// Every read of the tables that `ask` reads needs an entry in two places.
