@@ -81,7 +81,7 @@ class Custody:
 def duck(folder, case, threads):
     import duckdb
 
-    connection = duckdb.connect(config={"threads": threads, "TimeZone": "UTC"})
+    connection = duckdb.connect(config={"threads": threads})
     files = [str(folder / case / side / "part.parquet") for side in ("spine", "feature")]
     begun = time.perf_counter()
     rows = connection.execute(

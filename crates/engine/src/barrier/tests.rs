@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod files;
+
 use super::twins::Random;
 use super::*;
 use custody_model::{ControlSeq, DatasetId, Durability, FieldId, Hash, Rung, TableVersion};
