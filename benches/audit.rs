@@ -360,6 +360,8 @@ fn intent(n: u64, reads: u64, targets: &[(DatasetId, ControlSeq)], at: ControlSe
             grant: Some(Hash(noise(who * DATASETS + dataset, 2))),
             row_sets: vec![],
             columns: vec![column(1), column(2), column(3)],
+            owner: None,
+            classes: vec![],
         }],
         outcome: Outcome::Pending,
         reason: Reason {

@@ -8,7 +8,7 @@ use custody_model::{
     Principal, Purpose, ReadIntent, Reason, Rung, Subject, Target, Verb, WallNanos,
 };
 use custody_policy::{
-    Bundle, ColumnFacts, Decisions, Grounds, Recorded, TableFacts, Tables, decide, facts_hash, subject_key,
+    Bundle, ColumnFacts, Decisions, Grounds, Recorded, TableFacts, Tables, VersionRead, decide, facts_hash, subject_key,
 };
 use datafusion::arrow::datatypes::DataType;
 use std::{
@@ -195,8 +195,8 @@ pub(crate) fn replay() {
     let mut grounds = Grounds::default();
     grounds.bundle(old);
     grounds.bundle(new);
-    let versions = (1..=VERSIONS as u64).map(ControlSeq);
-    grounds.versions(versions, |_, made_at| facts.get(made_at.0 as usize - 1).cloned());
+    let versions = (1..=VERSIONS as u64).map(|n| VersionRead { made_at: ControlSeq(n), classes: vec![] });
+    grounds.versions(versions, |_, read| facts.get(read.made_at.0 as usize - 1).cloned());
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let replay = grounds.replay(&groups, before, after, threads);
     let redecided = begun.elapsed();
@@ -240,6 +240,8 @@ fn entry(subject: &Subject, bundle: Hash, facts: &TableFacts, made_at: ControlSe
             grant: Some(grant),
             row_sets: vec!["own".into()],
             columns: vec![],
+            owner: None,
+            classes: vec![],
         }],
         reason: Reason {
             purpose: Some(subject.purpose.clone()),

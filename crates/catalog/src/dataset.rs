@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc};
 pub struct Dataset {
     pub(crate) definition: Arc<DatasetDefinition>,
     pub(crate) versions: Vec<Arc<VersionRecord>>,
-    pub(crate) view: Option<Arc<ViewRecord>>,
+    pub(crate) view: Option<Arc<PlainView>>,
     pub(crate) created_at: WallNanos,
     pub(crate) created_by: EntryId,
     pub(crate) entry: EntryId,
@@ -71,9 +71,16 @@ impl Dataset {
         self.versions.iter().rev().find(|v| v.table.version == number)
     }
 
-    /// The text of a plain view.
-    pub fn view(&self) -> Option<&Arc<ViewRecord>> {
+    /// What a plain view is now.
+    pub fn view(&self) -> Option<&Arc<PlainView>> {
         self.view.as_ref()
+    }
+
+    /// What is read under its name: its newest version or a plain view, with the classes of the columns by their lineage.
+    /// Nothing of an external dataset.
+    pub fn readable(&self) -> Option<(&TableVersion, &DatasetDefinition, &[ClassLabel])> {
+        let view = self.view.as_ref().map(|v| (&v.table, &v.record.definition, v.record.labels.as_slice()));
+        view.or_else(|| self.newest().map(|v| (&v.table, v.definition(), v.labels().unwrap_or_default())))
     }
 
     /// When its first entry was written.
@@ -112,6 +119,15 @@ impl Dataset {
         }
         self.entry = entry;
     }
+}
+
+/// A plain view as one entry recorded it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlainView {
+    /// The dataset, its name then, which record of it this is (from 1), and the hash of its text.
+    pub table: TableVersion,
+    /// What the entry says.
+    pub record: ViewRecord,
 }
 
 /// What made a version, with what is known only of its kind.

@@ -1,7 +1,8 @@
 //! The fold itself.
 
 use crate::{
-    BundleEpoch, ColumnAt, Dataset, Draft, FoldError, Made, Model, VersionRecord, VersionStatus, identity::dataset_id,
+    BundleEpoch, ColumnAt, Dataset, Draft, FoldError, Made, Model, PlainView, VersionRecord, VersionStatus,
+    identity::{dataset_id, text_hash},
 };
 use custody_model::{
     AdminRecord, AttributeChange, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName,
@@ -48,6 +49,7 @@ type Drafts = BTreeMap<(Principal, DatasetName), Vec<Arc<Draft>>>;
 enum MadeAt {
     Version(Arc<VersionRecord>),
     Draft(Arc<Draft>),
+    View(Arc<PlainView>),
     External(DatasetId, DatasetName),
 }
 
@@ -141,7 +143,15 @@ impl Catalog {
     pub fn version_made_at(&self, seq: ControlSeq) -> Option<&Arc<VersionRecord>> {
         match self.made.get(&seq)? {
             MadeAt::Version(version) => Some(version),
-            MadeAt::Draft(_) | MadeAt::External(..) => None,
+            MadeAt::Draft(_) | MadeAt::View(_) | MadeAt::External(..) => None,
+        }
+    }
+
+    /// The plain view that the entry at a control position recorded.
+    pub fn view_made_at(&self, seq: ControlSeq) -> Option<&Arc<PlainView>> {
+        match self.made.get(&seq)? {
+            MadeAt::View(view) => Some(view),
+            MadeAt::Version(_) | MadeAt::Draft(_) | MadeAt::External(..) => None,
         }
     }
 
@@ -149,7 +159,7 @@ impl Catalog {
     pub fn draft_made_at(&self, seq: ControlSeq) -> Option<&Arc<Draft>> {
         match self.made.get(&seq)? {
             MadeAt::Draft(draft) => Some(draft),
-            MadeAt::Version(_) | MadeAt::External(..) => None,
+            MadeAt::Version(_) | MadeAt::View(_) | MadeAt::External(..) => None,
         }
     }
 
@@ -174,6 +184,7 @@ impl Catalog {
             }
             MadeAt::Version(version) => column_at(version.table.clone(), version.definition(), ordinal),
             MadeAt::Draft(draft) => column_at(draft.table.clone(), &draft.record.definition, ordinal),
+            MadeAt::View(view) => column_at(view.table.clone(), &view.record.definition, ordinal),
             MadeAt::External(id, name) => (ordinal == 0).then(|| ColumnAt {
                 table: TableVersion {
                     dataset: *id,
@@ -381,8 +392,24 @@ impl Catalog {
     }
 
     fn plain_view(&mut self, header: &Header, record: &ViewRecord) -> Result<(), FoldError> {
-        self.check(&record.definition, &[DatasetKind::View])?;
-        self.define(header, &record.definition).view = Some(Arc::new(record.clone()));
+        let definition = &record.definition;
+        self.check(definition, &[DatasetKind::View])?;
+        if !record.labels.is_empty() {
+            check_labels(definition, record.labels.len())?;
+        }
+        let before = self.dataset_by_id(definition.id).and_then(Dataset::view).map_or(0, |v| v.table.version);
+        let view = Arc::new(PlainView {
+            table: TableVersion {
+                dataset: definition.id,
+                name: definition.name.clone(),
+                version: before + 1,
+                made_at: header.seq,
+                content: text_hash(&definition.sql),
+            },
+            record: record.clone(),
+        });
+        self.define(header, definition).view = Some(view.clone());
+        Arc::make_mut(&mut self.made).insert(header.seq, MadeAt::View(view));
         Ok(())
     }
 

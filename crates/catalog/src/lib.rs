@@ -16,7 +16,7 @@ mod error;
 mod fold;
 mod identity;
 
-pub use dataset::{BundleEpoch, ColumnAt, Dataset, Draft, Made, Model, VersionRecord, VersionStatus};
+pub use dataset::{BundleEpoch, ColumnAt, Dataset, Draft, Made, Model, PlainView, VersionRecord, VersionStatus};
 pub use error::FoldError;
 pub use fold::Catalog;
 

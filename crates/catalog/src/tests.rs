@@ -417,6 +417,7 @@ fn plain_views_and_external_datasets() {
     s.add(Payload::CatalogChange(CatalogChange::View(ViewRecord {
         definition: definition(s.id_of("v.v"), "v.v", DatasetKind::View, &[("id", 1)]),
         definer: true,
+        labels: vec![],
     })))
     .unwrap();
     check(
@@ -428,7 +429,7 @@ fn plain_views_and_external_datasets() {
         v.v view owner=clinic entry=3
     "#]],
     );
-    assert!(s.catalog.dataset(&name("v.v")).unwrap().view().unwrap().definer);
+    assert!(s.catalog.dataset(&name("v.v")).unwrap().view().unwrap().record.definer);
 }
 
 #[test]

@@ -40,6 +40,10 @@ impl Session {
                 Place::Draft { principal: principal.clone(), dataset: found.at.dataset, identity: *identity }
             }
             Storage::Quarantine(identity) => Place::Quarantine { dataset: found.at.dataset, identity: *identity },
+            Storage::View(_) => {
+                return Err(Problem::new(1126, format!("`{name}` is a plain view: it stores nothing"))
+                    .help("verify takes a published version: features.x@1"));
+            }
             Storage::Source(_) | Storage::Planned => {
                 return Err(Problem::new(1126, format!("`{name}` is a source: its files are checked at every read"))
                     .help("verify takes a published version: features.x@1"));

@@ -251,6 +251,7 @@ impl Engine {
                 Place::Draft { principal: principal.clone(), dataset: at.dataset, identity: *identity }
             }
             Storage::Quarantine(identity) => Place::Quarantine { dataset: at.dataset, identity: *identity },
+            Storage::View(_) => return Err(Problem::bug("a plain view stores nothing")),
             Storage::Planned => return Ok(Arc::new(EmptyTable::new(crate::schema_of(definition)))),
             Storage::Source(snapshot) => {
                 let files = self

@@ -8,8 +8,8 @@ use crate::{
 };
 use custody_lineage::ColumnUse;
 use custody_model::{
-    Actor, ControlSeq, Denied, Entry, EntryId, Hash, Measure, Outcome, Payload, Problem, ReadIntent, ReadOutcome,
-    Reason, Rung, ScanFact, TableVersion, Target, TargetColumn, Verb,
+    Actor, ControlSeq, DatasetKind, Denied, Entry, EntryId, Hash, Measure, Outcome, Payload, Problem, ReadIntent,
+    ReadOutcome, Reason, Rung, ScanFact, TableVersion, Target, TargetColumn, Verb,
 };
 use custody_policy::Grant;
 use std::time::Instant;
@@ -164,6 +164,8 @@ impl Session {
                 rung: Rung::None,
                 policies: grant.failed.clone(),
             }],
+            owner: None,
+            classes: vec![],
         }];
         self.engine.recorder.record(entry).await?;
         Ok(())
@@ -213,7 +215,7 @@ pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target>
     let mut seen = std::collections::BTreeSet::new();
     pinned
         .iter()
-        .filter(|table| seen.insert((table.at.made_at, table.at.dataset, table.at.version, first_ordinal(table))))
+        .filter(|t| seen.insert((t.at.made_at, t.at.dataset, t.at.version, first_ordinal(t), t.owner.clone())))
         .map(|table| Target {
             dataset: table.at.dataset,
             version: table.at.version,
@@ -221,6 +223,8 @@ pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target>
             grant: Some(table.grant.hash),
             row_sets: table.grant.row_sets(),
             columns: uses.iter().filter(|u| u.table == table.at).filter_map(|u| target_column(table, u)).collect(),
+            owner: table.owner.clone(),
+            classes: if table.definition.kind == DatasetKind::View { table.labels.to_vec() } else { vec![] },
         })
         .collect()
 }

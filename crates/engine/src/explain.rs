@@ -78,7 +78,7 @@ impl Session {
             parameters,
             entry: recorded.entry,
             id: recorded.id,
-            versions: statement.pinned.iter().map(|t| t.at.clone()).collect(),
+            versions: statement.pinned.iter().filter(|t| t.owner.is_none()).map(|t| t.at.clone()).collect(),
             grants: statement.pinned.iter().map(|t| t.grant.hash).collect(),
             rows: whole.and_then(|t| self.engine.catalog().version_made_at(t.at.made_at)?.publish().map(|p| p.rows)),
         })
@@ -99,7 +99,8 @@ impl Session {
         let Some(kind) = statement.explain else { return Ok(None) };
         let (batch, plan) = match kind {
             ExplainKind::Lineage => {
-                let drafted = self.draft(statement, Text::Full).await?;
+                let mut drafted = self.draft(statement, Text::Full).await?;
+                drafted.lineage = self.lineage_to_views(&drafted.plan, &statement.pinned)?;
                 let rows = lineage_rows(&statement.pinned, &drafted.lineage);
                 (lineage_batch(&rows, true)?, None)
             }
@@ -119,7 +120,7 @@ impl Session {
 
     async fn plan_batch(&self, statement: &Statement, plan: &GovernedPlan) -> Result<RecordBatch, Problem> {
         let raw = |at: &TableVersion, _| {
-            !enforce!("explain.plan", !statement.pinned.iter().any(|t| t.at == *at && t.grant.explain_raw))
+            !enforce!("explain.plan", !statement.pinned.iter().any(|t| t.at == *at && t.explains()))
         };
         let drafted = self.draft(statement, Text::None).await?;
         let optimised = drafted.state.optimize(&drafted.plan).map_err(|e| from_datafusion(&e))?;
@@ -140,7 +141,7 @@ pub(crate) fn lineage_rows(pinned: &[PinnedTable], lineage: &custody_model::Line
         &|at: &TableVersion, field: FieldId| {
             find(at).and_then(|t| t.definition.column(field)).map_or_else(|| format!("#{field}"), |c| c.name.clone())
         },
-        &|at: &TableVersion| !enforce!("explain.lineage", !find(at).is_some_and(|t| t.grant.explain_raw)),
+        &|at: &TableVersion| !enforce!("explain.lineage", !find(at).is_some_and(PinnedTable::explains)),
     )
 }
 
@@ -174,7 +175,8 @@ pub(crate) fn lineage_batch(rows: &[LineageRow], versions: bool) -> Result<Recor
 
 fn policy_batch(pinned: &[PinnedTable]) -> Result<RecordBatch, Problem> {
     let mut columns: [Vec<String>; 7] = Default::default();
-    for table in pinned {
+    // What a view reads with its owner's rights is not the reader's business.
+    for table in pinned.iter().filter(|t| !enforce!("view.policy", t.owner.is_some())) {
         for column in table.grant.columns.iter().filter(|c| !enforce!("explain.columns", c.rung == Rung::None)) {
             let mask = column.mask.as_ref().map(custody_policy::mask::describe).unwrap_or_default();
             let row = [

@@ -235,6 +235,9 @@ impl Leaves for EngineLeaves {
 
     fn node<'a>(&self, node: &'a dyn UserDefinedLogicalNode) -> NodeRule<'a> {
         if let Some(barrier) = Barrier::of(node) {
+            if barrier.sealed() {
+                return NodeRule::View(barrier.at().name.to_string());
+            }
             return NodeRule::Barrier(barrier.at().clone(), barrier.fields());
         }
         if let Some(view) = ViewBoundary::of(node) {

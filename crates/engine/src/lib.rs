@@ -48,6 +48,7 @@ mod split;
 mod sweep;
 mod system;
 mod training;
+mod view;
 
 pub use acts::Registered;
 pub use admin::Applied;

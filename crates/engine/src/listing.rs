@@ -34,13 +34,13 @@ impl Session {
         if self.engine.bundle().is_some() {
             let catalog = self.engine.catalog();
             for dataset in catalog.datasets() {
-                let Some(newest) = dataset.newest() else { continue };
-                let labels: Vec<_> = newest.labels().unwrap_or_default().iter().map(all_classes).collect();
-                let grant = self.decide(&present(&catalog, newest.definition()), &labels)?;
+                let Some((table, definition, labels)) = dataset.readable() else { continue };
+                let labels: Vec<_> = labels.iter().map(all_classes).collect();
+                let grant = self.decide(&present(&catalog, definition), &labels)?;
                 if enforce!("listing.visible", !grant.visible()) {
                     continue;
                 }
-                let whole = schema_of(newest.definition());
+                let whole = schema_of(definition);
                 let fields: Vec<Arc<Field>> = whole
                     .fields()
                     .iter()
@@ -55,7 +55,7 @@ impl Session {
                     name: dataset.name().clone(),
                     kind: dataset.kind(),
                     schema: Arc::new(Schema::new(fields)),
-                    newest: Some(newest.table.version),
+                    newest: dataset.view().is_none().then_some(table.version),
                 });
             }
         }

@@ -8,11 +8,13 @@ use crate::{
     known::{Known, Labels},
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
+    view::Within,
 };
-use custody_catalog::{Catalog, Made, VersionRecord, VersionStatus};
+use custody_catalog::{Catalog, Dataset, Made, PlainView, VersionRecord, VersionStatus};
 use custody_dialect::{ExplainKind, GatedQuery, Reference, Statement as Gated};
 use custody_model::{
-    ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, SourceText, TableVersion,
+    ControlSeq, DatasetDefinition, DatasetName, FieldId, Hash, Label, Pin, Principal, Problem, SourceText,
+    TableVersion, UNCLASSIFIED,
 };
 use custody_policy::{ColumnFacts, Grant, TableFacts, enforce, govern, subject_key};
 use datafusion::{
@@ -44,6 +46,18 @@ pub(crate) struct PinnedTable {
     pub(crate) grant: Arc<Grant>,
     /// The governed relation.
     pub(crate) provider: Arc<dyn TableProvider>,
+    /// With whose rights, where a plain view reads it with its owner's.
+    pub(crate) owner: Option<Principal>,
+    /// What a plain view reads, and what that reads; of all else: nothing.
+    pub(crate) beneath: Vec<PinnedTable>,
+}
+
+impl PinnedTable {
+    /// The table and what it reads, each once a reference.
+    pub(crate) fn with_beneath(mut self) -> impl Iterator<Item = PinnedTable> {
+        let beneath = std::mem::take(&mut self.beneath);
+        std::iter::once(self).chain(beneath)
+    }
 }
 
 /// What is asked of the pinned tables.
@@ -77,13 +91,14 @@ impl Session {
                 let (query, explain) = one_query(text)?;
                 let mut pinned = vec![];
                 for reference in query.references() {
-                    pinned.push(self.pin_reference(reference).await.map_err(|p| located(p, reference, text))?);
+                    let table = self.pin_reference(reference).await.map_err(|p| located(p, reference, text))?;
+                    pinned.extend(table.with_beneath());
                 }
                 let hash = crate::hash_text(&query.text_normalised());
                 Ok(Statement { asked: Asked::Query(query), explain, pinned, at, hash })
             }
             ReadRequest::Dataset { name, pin, columns, .. } => {
-                let pinned = vec![self.pin_name(name, *pin).await?];
+                let pinned = self.pin_name(name, *pin).await?.with_beneath().collect();
                 let hash = crate::hash_text(&request.text());
                 Ok(Statement { asked: Asked::Dataset(columns.clone()), explain: None, pinned, at, hash })
             }
@@ -143,6 +158,9 @@ impl Session {
                 revoked: revoked(version),
             });
         }
+        if let Some(view) = catalog.dataset(name).and_then(Dataset::view) {
+            return (pin == Pin::Newest).then(|| Found::view(view, present(&catalog, &view.record.definition)));
+        }
         let version = catalog.resolve(name, pin)?;
         let known = self.known(&catalog, version);
         let (definition, labels) = match &known {
@@ -167,6 +185,14 @@ impl Session {
 
     /// A version as this subject may see it.
     pub(crate) async fn pin_found(&self, found: Found) -> Result<PinnedTable, Problem> {
+        self.pin_within(found, &Within::default()).await
+    }
+
+    /// The same where versions of a run stand in for the catalog's, or a plain view asks.
+    pub(crate) async fn pin_within(&self, found: Found, within: &Within<'_>) -> Result<PinnedTable, Problem> {
+        if let Storage::View(view) = &found.storage {
+            return Box::pin(self.pin_view(Arc::clone(view), &found, within)).await;
+        }
         let grant = self.decide_found(&found)?;
         if !grant.failed.is_empty() {
             self.alert(&found.at, &grant).await?;
@@ -189,6 +215,8 @@ impl Session {
             labels: found.labels,
             grant,
             provider: Arc::new(GovernedTable::new(plan)),
+            owner: None,
+            beneath: vec![],
         })
     }
 
@@ -250,8 +278,8 @@ impl Session {
         Ok(self.engine.decisions.decide(&bundle, &self.subject, &facts))
     }
 
-    fn sees_dataset(&self, dataset: &custody_catalog::Dataset) -> Result<bool, Problem> {
-        let labels = dataset.newest().and_then(|v| v.labels()).unwrap_or_default();
+    fn sees_dataset(&self, dataset: &Dataset) -> Result<bool, Problem> {
+        let labels = dataset.readable().map(|(.., labels)| labels).unwrap_or_default();
         let labels: Vec<_> = labels.iter().map(all_classes).collect();
         Ok(self.decide(dataset.definition(), &labels)?.visible())
     }
@@ -262,8 +290,12 @@ fn revoked(version: &VersionRecord) -> Option<String> {
         .then(|| version.status_because.as_deref().unwrap_or_default().to_string())
 }
 
-fn no_such_version(dataset: &custody_catalog::Dataset, pin: Pin) -> Problem {
+fn no_such_version(dataset: &Dataset, pin: Pin) -> Problem {
     let name = dataset.name();
+    if dataset.view().is_some() {
+        return Problem::new(6003, format!("`{name}` is a plain view and has no versions"))
+            .help("leave out the pin; it reads the newest versions of what its text names, or those pinned there");
+    }
     let newest = dataset.newest().map(|v| v.table.version);
     let help = match newest {
         Some(n) => format!("the newest is version {n}: `custody log {name}`"),
@@ -295,6 +327,20 @@ pub(crate) struct Found {
     pub(crate) revoked: Option<String>,
 }
 
+impl Found {
+    /// A plain view as it is now.
+    pub(crate) fn view(view: &Arc<PlainView>, definition: DatasetDefinition) -> Self {
+        Self {
+            at: TableVersion { name: definition.name.clone(), ..view.table.clone() },
+            definition: Arc::new(definition),
+            labels: view.record.labels.iter().map(all_classes).collect(),
+            known: None,
+            storage: Storage::View(Arc::clone(view)),
+            revoked: None,
+        }
+    }
+}
+
 /// Where the rows of a version lie.
 #[derive(Clone)]
 pub(crate) enum Storage {
@@ -303,6 +349,8 @@ pub(crate) enum Storage {
     Source(custody_model::SourceSnapshot),
     /// Rows that broke an expectation, published with this version.
     Quarantine(Hash),
+    /// Nowhere: the text of a plain view.
+    View(Arc<PlainView>),
     /// Nowhere yet: a plan over it can be made, not run.
     Planned,
 }
@@ -340,7 +388,10 @@ pub(crate) fn facts(
         .map(|(i, c)| {
             let mut classes = bundle.tags_of_field(&definition.name, c.field, &c.name);
             if let Some(inherited) = labels.get(i) {
-                classes.extend(inherited.iter().flat_map(|class| bundle.classes_under(class)));
+                // A tag of its own classifies what comes from columns without any.
+                let tagged = !classes.is_empty();
+                let inherited = inherited.iter().filter(|class| !(tagged && class.0 == UNCLASSIFIED));
+                classes.extend(inherited.flat_map(|class| bundle.classes_under(class)));
             }
             ColumnFacts {
                 field: c.field,

@@ -4,12 +4,12 @@ use crate::{
     explain::lineage_rows,
     pin::{Found, Storage, all_classes},
     project::Project,
-    publish::{Contract, Overrides, renamed},
+    publish::{Contract, Overrides, PreparedView, renamed},
     session::Session,
 };
 use custody_lineage::LineageRow;
 use custody_model::{
-    ControlSeq, DatasetDefinition, Hash, Outcome, Payload, Pin, Problem, ReadIntent, ReadOutcome, Rung, Subject,
+    ControlSeq, DatasetDefinition, Hash, Outcome, Payload, Problem, ReadIntent, ReadOutcome, Rung, Subject,
     TableVersion, Verb,
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -61,11 +61,16 @@ impl Session {
         let mut overrides = Overrides::new();
         self.declare_sources(project, &mut overrides).await?;
         let mut views = vec![];
-        for name in &project.order {
-            let Some(declared) = project.features.get(name) else { continue };
-            if !chosen.contains(name) && self.find(name, Pin::Newest).is_some() {
+        for name in &self.needed(project, &chosen) {
+            if let Some(view) = project.views.get(name) {
+                let prepared = self.prepare_view(project, view, &overrides).await?;
+                overrides.insert(name.clone(), prepared.found());
+                if chosen.contains(name) {
+                    views.push(self.planned_view(prepared, readers)?);
+                }
                 continue;
             }
+            let Some(declared) = project.features.get(name) else { continue };
             let prepared = self.prepare(project, declared, &overrides).await?;
             let mut because = vec![];
             if prepared.provisional {
@@ -103,6 +108,34 @@ impl Session {
         let names: Vec<String> = views.iter().map(|v| v.definition.name.to_string()).collect();
         self.record_metadata(&format!("plan {}", names.join(","))).await?;
         Ok(views)
+    }
+
+    fn planned_view(&self, prepared: PreparedView, readers: &[(String, Subject)]) -> Result<PlannedView, Problem> {
+        let contract = match prepared.before {
+            None => Contract::New,
+            Some(_) if prepared.same => Contract::None,
+            Some(_) => Contract::Data,
+        };
+        let because = match contract {
+            Contract::None => vec![],
+            Contract::New => vec!["it is new".into()],
+            _ => vec!["its text changed".into()],
+        };
+        let labels: Vec<BTreeSet<_>> = prepared.text.labels.iter().map(all_classes).collect();
+        let definition = prepared.record.definition;
+        Ok(PlannedView {
+            contract,
+            newest: prepared.before,
+            rows: None,
+            because,
+            lineage: lineage_rows(&prepared.text.beneath, &prepared.text.lineage),
+            classes: labels.iter().map(|l| l.iter().map(ToString::to_string).collect()).collect(),
+            readers: readers
+                .iter()
+                .map(|(name, subject)| Ok((name.clone(), self.reach(subject, &definition, &labels)?)))
+                .collect::<Result<_, Problem>>()?,
+            definition,
+        })
     }
 
     fn reach(

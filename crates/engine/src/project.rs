@@ -3,7 +3,9 @@
 //! What holds here: every file has passed the gate; one definition a name; features are in an order in which each
 //! comes after what it reads.
 
-use custody_dialect::{Definition, GatedQuery, Located, SourceDef, Statement, TrainingDef, ViewDef, order};
+use custody_dialect::{
+    Definition, GatedQuery, Located, PlainViewDef, SourceDef, Statement, TrainingDef, ViewDef, order,
+};
 use custody_model::{DatasetName, Problem, SourceText};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +23,11 @@ pub struct Project {
     pub sources: BTreeMap<DatasetName, Declared<SourceDef>>,
     /// Feature views by name.
     pub features: BTreeMap<DatasetName, Declared<ViewDef>>,
+    /// Plain views by name.
+    pub views: BTreeMap<DatasetName, Declared<PlainViewDef>>,
     /// Training sets by name.
     pub training: BTreeMap<DatasetName, Declared<TrainingDef>>,
-    /// Names of the feature views, each after what it reads.
+    /// Names of the feature views and plain views, each after what it reads.
     pub order: Vec<DatasetName>,
     /// Policy files, by path below the project.
     pub policies: Vec<(String, Vec<u8>)>,
@@ -50,6 +54,7 @@ impl Project {
             files: vec![],
             sources: BTreeMap::new(),
             features: BTreeMap::new(),
+            views: BTreeMap::new(),
             training: BTreeMap::new(),
             order: vec![],
             policies: vec![],
@@ -118,11 +123,19 @@ impl Project {
             problem.label(custody_model::Label { start, end, text: "here".into() }).file(named)
         };
         let Some(name) = value.defines().map(|n| n.value.clone()) else {
-            let problem = Problem::new(1110, format!("statement `{words}` does not define anything"))
-                .help("project files hold CREATE SOURCE and CREATE FEATURE VIEW; queries go to `custody sql`");
+            let problem = Problem::new(1110, format!("statement `{words}` does not define anything")).help(
+                "project files hold CREATE SOURCE, CREATE FEATURE VIEW, CREATE VIEW and CREATE TRAINING SET; \
+                 queries go to `custody sql`",
+            );
             return Err(place(problem, &self.files));
         };
-        if self.sources.contains_key(&name) || self.features.contains_key(&name) || self.training.contains_key(&name) {
+        let defined = [
+            self.sources.contains_key(&name),
+            self.features.contains_key(&name),
+            self.views.contains_key(&name),
+            self.training.contains_key(&name),
+        ];
+        if defined.contains(&true) {
             return Err(place(Problem::new(1111, format!("`{name}` is defined twice")), &self.files));
         }
         let wanted = match &value {
@@ -157,10 +170,8 @@ impl Project {
             Statement::TrainingSet(def) => {
                 self.training.insert(name, Declared { def: *def, text, file });
             }
-            Statement::View(_) => {
-                let problem = Problem::new(1127, format!("plain view `{name}`: only feature views are offered so far"))
-                    .help("make it a feature view, or write its query in a `WITH` where it is used");
-                return Err(place(problem, &self.files));
+            Statement::View(def) => {
+                self.views.insert(name, Declared { def: *def, text, file });
             }
             Statement::Query(_) | Statement::Explain(..) | Statement::Prepare(_) | Statement::Execute(_) => {}
         }
@@ -197,7 +208,7 @@ impl Project {
         Ok(order
             .into_iter()
             .filter_map(|i| definitions.get(i)?.statement.value.defines().map(|n| n.value.clone()))
-            .filter(|name| self.features.contains_key(name))
+            .filter(|name| self.features.contains_key(name) || self.views.contains_key(name))
             .collect())
     }
 
@@ -206,7 +217,14 @@ impl Project {
         query.references().iter().map(|r| r.name.clone()).collect()
     }
 
-    /// The feature views that a selection names, in order. `x`, `+x` with what it reads, `x+` with what reads it.
+    /// What a feature view or plain view of the project reads.
+    pub(crate) fn read_by(&self, name: &DatasetName) -> BTreeSet<DatasetName> {
+        let feature = self.features.get(name).map(|d| &d.def.query);
+        feature.or_else(|| self.views.get(name).map(|d| &d.def.query)).map(Self::reads).unwrap_or_default()
+    }
+
+    /// The feature views and plain views that a selection names, in order. `x`, `+x` with what it reads, `x+` with what
+    /// reads it. Plain views that one of them reads are among them.
     pub fn select(&self, selection: &[String]) -> Result<Vec<DatasetName>, Problem> {
         if selection.is_empty() {
             return Ok(self.order.clone());
@@ -217,36 +235,35 @@ impl Project {
             let qualified = if bare.contains('.') { bare.to_string() } else { format!("features.{bare}") };
             let name: DatasetName =
                 qualified.parse().map_err(|e: custody_model::BadName| Problem::new(2101, e.to_string()))?;
-            if !self.features.contains_key(&name) {
+            if !self.order.contains(&name) {
                 return Err(Problem::new(6004, format!("no feature view `{name}` in this project")).help(format!(
                     "there are {}",
                     self.order.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
                 )));
             }
             if item.starts_with('+') {
-                self.upstream(&name, &mut chosen);
+                chosen.extend(self.upstream(&name, &|_| true));
             }
             if item.ends_with('+') {
-                for other in &self.order {
-                    let mut above = BTreeSet::new();
-                    self.upstream(other, &mut above);
-                    if above.contains(&name) {
-                        chosen.insert(other.clone());
-                    }
-                }
+                let reads = |other: &&DatasetName| self.upstream(other, &|_| true).contains(&name);
+                chosen.extend(self.order.iter().filter(reads).cloned());
             }
             chosen.insert(name);
         }
+        let plain = |name: &DatasetName| self.views.contains_key(name);
+        let needed: Vec<_> = chosen.iter().flat_map(|name| self.upstream(name, &plain)).collect();
+        chosen.extend(needed);
         Ok(self.order.iter().filter(|n| chosen.contains(n)).cloned().collect())
     }
 
-    fn upstream(&self, name: &DatasetName, into: &mut BTreeSet<DatasetName>) {
-        let Some(declared) = self.features.get(name) else { return };
-        for read in Self::reads(&declared.def.query) {
-            if self.features.contains_key(&read) && into.insert(read.clone()) {
-                self.upstream(&read, into);
-            }
+    /// What a view reads, and what that reads, as far as `follow` goes: views of the project alone.
+    pub(crate) fn upstream(&self, name: &DatasetName, follow: &dyn Fn(&DatasetName) -> bool) -> BTreeSet<DatasetName> {
+        let (mut found, mut next) = (BTreeSet::new(), vec![name.clone()]);
+        while let Some(name) = next.pop() {
+            let mine = self.read_by(&name).into_iter().filter(|n| self.order.contains(n) && follow(n));
+            next.extend(mine.filter(|n| found.insert(n.clone())));
         }
+        found
     }
 }
 

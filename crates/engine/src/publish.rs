@@ -18,6 +18,7 @@ mod definition;
 mod identity;
 mod prepare;
 mod record;
+mod view;
 
 use crate::{
     expect::Expected,
@@ -35,6 +36,7 @@ use custody_model::{
 pub(crate) use definition::renamed;
 pub(crate) use prepare::require_complete;
 use std::collections::{BTreeMap, BTreeSet};
+pub(crate) use view::PreparedView;
 
 /// Changes whenever the same plan over the same inputs may give other values.
 pub const ENGINE_VERSION: u64 = 1;
@@ -76,6 +78,16 @@ pub enum Event {
         view: DatasetName,
         /// What was found.
         result: ExpectationResult,
+    },
+    /// A plain view was recorded as it is now.
+    View {
+        /// Which view; its version counts its records.
+        at: TableVersion,
+    },
+    /// A plain view is as it was recorded.
+    ViewUnchanged {
+        /// Which view.
+        view: DatasetName,
     },
     /// A draft was made.
     Drafted {
@@ -194,11 +206,13 @@ impl Session {
     ) -> Result<(), Problem> {
         let chosen = self.open_project(project, options, tell).await?;
         let mut overrides = Overrides::new();
-        for name in &project.order {
-            let declared = feature(project, name)?;
-            if !chosen.contains(name) && self.find(name, Pin::Newest).is_some() {
+        for name in &self.needed(project, &chosen) {
+            if let Some(view) = project.views.get(name) {
+                let prepared = self.prepare_view(project, view, &overrides).await?;
+                overrides.insert(name.clone(), prepared.found());
                 continue;
             }
+            let declared = feature(project, name)?;
             let prepared = self.prepare(project, declared, &overrides).await?;
             if let Some((at, _)) = &prepared.same {
                 tell(Event::Unchanged { view: name.clone(), version: Some(at.version) });
@@ -229,6 +243,11 @@ impl Session {
         let chosen = self.open_project(project, options, tell).await?;
         let mut published = vec![];
         for name in &chosen {
+            if let Some(view) = project.views.get(name) {
+                let prepared = self.prepare_view(project, view, &Overrides::new()).await?;
+                self.record_view(prepared, tell).await?;
+                continue;
+            }
             let declared = feature(project, name)?;
             let prepared = self.prepare(project, declared, &Overrides::new()).await?;
             if let Some((at, _)) = &prepared.same {
@@ -253,6 +272,14 @@ impl Session {
         Ok(published)
     }
 
+    /// The chosen views, in order, with what they read of the project and the catalog does not have.
+    pub(crate) fn needed(&self, project: &Project, chosen: &[DatasetName]) -> Vec<DatasetName> {
+        let missing = |n: &DatasetName| project.views.contains_key(n) || self.find(n, Pin::Newest).is_none();
+        let mut needed: BTreeSet<_> = chosen.iter().flat_map(|n| project.upstream(n, &missing)).collect();
+        needed.extend(chosen.iter().cloned());
+        project.order.iter().filter(|n| needed.contains(n)).cloned().collect()
+    }
+
     /// Policies are those of the active bundle, sources are recorded, the selection is understood.
     async fn open_project(
         &self,
@@ -264,8 +291,8 @@ impl Session {
         self.same_policies(project)?;
         let chosen = project.select(&options.select)?;
         let mut needed = BTreeSet::new();
-        for name in &project.order {
-            needed.extend(Project::reads(&feature(project, name)?.def.query));
+        for name in &self.needed(project, &chosen) {
+            needed.extend(project.read_by(name));
         }
         for (name, declared) in &project.sources {
             if needed.contains(name) || options.select.is_empty() {

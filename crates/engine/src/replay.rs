@@ -13,7 +13,7 @@ use custody_catalog::Catalog;
 use custody_ledger::{Position, Reader};
 use custody_model::{ControlSeq, Hash, Problem, WallNanos};
 pub(crate) use custody_policy::subject_of;
-use custody_policy::{Bundle, Change, Grounds, Recorded, TableFacts};
+use custody_policy::{Bundle, Change, Grounds, Recorded, TableFacts, VersionRead};
 use custody_store::FileDisk;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -75,8 +75,8 @@ impl Session {
         let (before, after) = (old.hash(), new.hash());
         grounds.bundle(old);
         grounds.bundle(new);
-        let versions: BTreeSet<ControlSeq> = groups.iter().map(|g| g.made_at).collect();
-        grounds.versions(versions, |bundle, made_at| self.facts_of(bundle, &catalog, made_at));
+        let versions: BTreeSet<VersionRead> = groups.iter().map(|g| g.read.clone()).collect();
+        grounds.versions(versions, |bundle, read| self.facts_of(bundle, &catalog, read));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let replay = grounds.replay(&groups, before, after, threads);
         // Owners, purposes and classes may have been others then.
@@ -87,7 +87,7 @@ impl Session {
                 Some(known) => Arc::clone(known),
                 None => self.engine.catalog_at(group.at)?,
             };
-            if !grounds.derives(group, |bundle| self.facts_of(bundle, &then, group.made_at)) {
+            if !grounds.derives(group, |bundle| self.facts_of(bundle, &then, &group.read)) {
                 underived.push(group.entry.clone());
             }
             earlier.insert(group.at, then);
@@ -114,8 +114,12 @@ impl Session {
     }
 
     /// The facts of a version; none where it is not a published one.
-    fn facts_of(&self, bundle: &Bundle, catalog: &Catalog, made_at: ControlSeq) -> Option<TableFacts> {
-        let version = catalog.version_made_at(made_at)?;
+    fn facts_of(&self, bundle: &Bundle, catalog: &Catalog, read: &VersionRead) -> Option<TableFacts> {
+        if let Some(view) = catalog.view_made_at(read.made_at) {
+            let definition = present(catalog, &view.record.definition);
+            return Some(self.engine.with_token_keys(bundle, facts(bundle, &definition, &read.classes)));
+        }
+        let version = catalog.version_made_at(read.made_at)?;
         let definition = present(catalog, version.definition());
         let labels: Vec<BTreeSet<_>> = version.labels().unwrap_or_default().iter().map(all_classes).collect();
         Some(self.engine.with_token_keys(bundle, facts(bundle, &definition, &labels)))

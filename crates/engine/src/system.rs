@@ -16,7 +16,7 @@ use crate::{
     provider::GovernedTable,
     session::Session,
 };
-use custody_catalog::{Catalog, Dataset};
+use custody_catalog::{Catalog, Dataset, Draft};
 use custody_ledger::{Position, Reader};
 use custody_model::{
     ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem,
@@ -227,6 +227,8 @@ impl Session {
             labels: [].into(),
             grant: Arc::new(grant),
             provider: Arc::new(GovernedTable::new(plan)),
+            owner: None,
+            beneath: vec![],
         })
     }
 
@@ -335,27 +337,27 @@ impl SubjectSees<'_> {
         if let Some(known) = self.grants.borrow().get(&made_at) {
             return known.clone();
         }
-        let version = self.catalog.version_made_at(made_at);
-        let draft =
-            self.catalog.draft_made_at(made_at).filter(|d| d.record.principal == self.session.subject.principal);
-        let decided = match (version, draft) {
-            (Some(v), _) => {
-                let labels: Vec<_> = v.labels().unwrap_or_default().iter().map(all_classes).collect();
-                let now = self.session.engine.catalog();
-                self.session.decide(&present(&now, v.definition()), &labels).ok()
-            }
-            (None, Some(d)) => {
-                let labels: Vec<_> = d.record.labels.iter().map(all_classes).collect();
-                self.session.decide(&d.record.definition, &labels).ok()
-            }
-            (None, None) => None,
+        let mine = |d: &&Arc<Draft>| d.record.principal == self.session.subject.principal;
+        let now = self.session.engine.catalog();
+        let decided = if let Some(v) = self.catalog.version_made_at(made_at) {
+            Some((present(&now, v.definition()), v.labels().unwrap_or_default()))
+        } else if let Some(v) = self.catalog.view_made_at(made_at) {
+            Some((present(&now, &v.record.definition), v.record.labels.as_slice()))
+        } else {
+            let draft = self.catalog.draft_made_at(made_at).filter(mine);
+            draft.map(|d| (d.record.definition.clone(), d.record.labels.as_slice()))
         };
+        let decided = decided.and_then(|(definition, labels)| {
+            let labels: Vec<_> = labels.iter().map(all_classes).collect();
+            self.session.decide(&definition, &labels).ok()
+        });
         self.grants.borrow_mut().insert(made_at, decided.clone());
         decided
     }
 
     fn newest(&self, dataset: DatasetId) -> Option<Arc<Grant>> {
-        self.grant(self.catalog.dataset_by_id(dataset)?.newest()?.table.made_at)
+        let (table, ..) = self.catalog.dataset_by_id(dataset)?.readable()?;
+        self.grant(table.made_at)
     }
 }
 
@@ -400,9 +402,13 @@ struct EngineFacts<'a> {
 impl Facts for EngineFacts<'_> {
     fn classes(&self, table: &TableVersion, field: FieldId) -> Vec<String> {
         let Some(bundle) = self.session.engine.bundle() else { return vec![] };
-        let Some(version) = self.catalog.version_made_at(table.made_at) else { return vec![] };
-        let labels: Vec<_> = version.labels().unwrap_or_default().iter().map(all_classes).collect();
-        let facts = facts(&bundle, version.definition(), &labels);
+        let version = self.catalog.version_made_at(table.made_at);
+        let version = version.map(|v| (v.definition(), v.labels().unwrap_or_default()));
+        let view = || self.catalog.view_made_at(table.made_at);
+        let made = version.or_else(|| view().map(|v| (&v.record.definition, v.record.labels.as_slice())));
+        let Some((definition, labels)) = made else { return vec![] };
+        let labels: Vec<_> = labels.iter().map(all_classes).collect();
+        let facts = facts(&bundle, definition, &labels);
         let column = facts.columns.into_iter().find(|c| c.field == field);
         column.map(|c| c.classes.iter().map(ToString::to_string).collect()).unwrap_or_default()
     }

@@ -188,9 +188,11 @@ impl Session {
             }
             let found = find(reference)?.ok_or_else(|| here(not_found(&reference.name)))?;
             let mut table = self.pin_found(found).await.map_err(here)?;
-            require_complete(&table).map_err(here)?;
             table.reference = Some(reference.clone());
-            pinned.push(table);
+            for table in table.with_beneath() {
+                require_complete(&table).map_err(here)?;
+                pinned.push(table);
+            }
         }
         let drafted = self.draft_training(def, &pinned).await?;
         let declaration = Declaration {

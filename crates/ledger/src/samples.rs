@@ -273,7 +273,7 @@ fn catalog_changes() -> Vec<CatalogChange> {
             lineage: lineage(),
             run: id(3),
         })),
-        CatalogChange::View(ViewRecord { definition: definition(), definer: true }),
+        CatalogChange::View(ViewRecord { definition: definition(), definer: true, labels: vec![] }),
         CatalogChange::External { id: dataset(3), name: "other.t".parse().unwrap() },
         CatalogChange::Attributes(AttributeChange {
             dataset: dataset(1),
@@ -422,6 +422,8 @@ pub(crate) fn full(n: u8, payload: Payload) -> Entry {
             grant: Some(hash(1)),
             row_sets: vec!["rows-site".into()],
             columns: vec![column, hidden],
+            owner: None,
+            classes: vec![],
         }],
         outcome: Outcome::Pending,
         reason: Reason {
@@ -450,7 +452,21 @@ pub(crate) fn full(n: u8, payload: Payload) -> Entry {
 /// Every payload, bare and full.
 pub(crate) fn entries() -> Vec<Entry> {
     let numbered = || (0_u8..).zip(payloads());
-    numbered().map(|(n, p)| bare(n, p)).chain(numbered().map(|(n, p)| full(100 + n, p))).collect()
+    numbered()
+        .map(|(n, p)| bare(n, p))
+        .chain(numbered().map(|(n, p)| full(100 + n, p)))
+        .chain([with_a_view()])
+        .collect()
+}
+
+/// A plain view with its owner's rights, and a target that was read with them.
+fn with_a_view() -> Entry {
+    let labels = publish().labels;
+    let classes = labels.iter().map(|l| l.explicit.clone()).collect();
+    let view = ViewRecord { definition: definition(), definer: true, labels };
+    let mut entry = full(250, Payload::CatalogChange(CatalogChange::View(view)));
+    entry.targets.iter_mut().for_each(|t| (t.owner, t.classes) = (Some("role/clinic".into()), Vec::clone(&classes)));
+    entry
 }
 
 /// A small entry, encoded.

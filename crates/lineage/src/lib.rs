@@ -63,6 +63,8 @@ pub enum Leaf {
 pub enum NodeRule<'a> {
     /// Output *i* is the governed column `fields[i]` of this table version; below lies what policy reads.
     Barrier(TableVersion, &'a [FieldId]),
+    /// Output *i* is the column `fields[i]` of this table version; what lies below is not looked at.
+    Source(TableVersion, &'a [FieldId]),
     /// One input, passed through: the text of this plain view.
     View(ViewId),
     /// Two inputs, left rows kept, right columns by these keys and times.

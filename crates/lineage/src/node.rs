@@ -617,6 +617,9 @@ fn extension(w: &mut Walk<'_>, e: &Extension, plan: &LogicalPlan, id: u32, env: 
             out.rows = w.sets.union(out.rows, below.relation.rows);
             Ok(out)
         }
+        (NodeRule::Source(table, fields), _) if plan.schema().fields().len() == fields.len() => {
+            table_columns(w, &table, fields, id, env)
+        }
         (NodeRule::View(view), [input]) => {
             let inner = w.env_with(env, |e| e.views.push(view));
             Ok((*w.walk(input, inner)?).clone())
@@ -669,7 +672,12 @@ fn extension(w: &mut Walk<'_>, e: &Extension, plan: &LogicalPlan, id: u32, env: 
             Ok(out)
         }
         (
-            NodeRule::Barrier(..) | NodeRule::View(_) | NodeRule::AsOf(_) | NodeRule::Floor { .. } | NodeRule::Unknown,
+            NodeRule::Barrier(..)
+            | NodeRule::Source(..)
+            | NodeRule::View(_)
+            | NodeRule::AsOf(_)
+            | NodeRule::Floor { .. }
+            | NodeRule::Unknown,
             _,
         ) => {
             let below = top(w, e, env)?;

@@ -709,8 +709,13 @@ mod declassification {
 
     #[tokio::test]
     async fn labels_keep_values_and_influences_apart() {
-        assert_eq!(label("SELECT id, mrn || region AS k FROM raw", &[]).await, " / ; clinical identifier / ");
-        assert_eq!(label("SELECT id FROM raw WHERE region = 'x'", &[]).await, " / clinical");
+        assert_eq!(
+            label("SELECT id, mrn || region AS k FROM raw", &[]).await,
+            "unclassified / ; clinical identifier / "
+        );
+        assert_eq!(label("SELECT id FROM raw WHERE region = 'x'", &[]).await, "unclassified / clinical");
+        assert_eq!(label("SELECT region FROM raw WHERE id = 1", &[]).await, "clinical / ");
+        assert_eq!(label("SELECT id || region AS k FROM raw", &[]).await, "clinical unclassified / ");
         assert_eq!(
             label("SELECT CASE WHEN mrn = 'x' THEN region END AS k FROM raw", &[]).await,
             "clinical / identifier"
@@ -719,7 +724,7 @@ mod declassification {
 
     #[tokio::test]
     async fn masks_lower_nothing_and_row_sets_are_left_out() {
-        assert_eq!(label("SELECT id, mrn FROM g", &[]).await, " / ; clinical identifier / ");
+        assert_eq!(label("SELECT id, mrn FROM g", &[]).await, "unclassified / ; clinical identifier / ");
     }
 
     #[tokio::test]
@@ -737,7 +742,10 @@ mod declassification {
         assert_eq!(label(grouped, &[rule(count(), &[Part::Explicit])]).await, " / clinical");
         assert_eq!(label(grouped, &[rule(count(), &[Part::Explicit, Part::Implicit])]).await, " / ");
         let mixed = "SELECT max(region) AS m, min(id) AS n FROM raw WHERE region > 'a'";
-        assert_eq!(label(mixed, &[rule(count(), &[Part::Explicit, Part::Implicit])]).await, " / clinical;  / clinical");
+        assert_eq!(
+            label(mixed, &[rule(count(), &[Part::Explicit, Part::Implicit])]).await,
+            " / clinical; unclassified / clinical"
+        );
     }
 
     #[tokio::test]

@@ -12,6 +12,10 @@ impl fmt::Display for Class {
     }
 }
 
+/// The class of what comes from a column without any. Else a permit for the classes of other columns that are mixed in would
+/// open what nobody has classified.
+pub const UNCLASSIFIED: &str = "unclassified";
+
 /// Classes, closed under `UNDER` where a bundle has closed them.
 pub type ClassSet = BTreeSet<Class>;
 

@@ -3,8 +3,8 @@
 //! Field order and key numbers of the byte format belong to `ledger::format`; this is the meaning.
 
 use crate::{
-    Authentication, ControlSeq, DatasetId, EntryId, Hash, Payload, PolicyId, Principal, Purpose, Rung, Seq, WallNanos,
-    WriterId, payload::SealedBox,
+    Authentication, Class, ControlSeq, DatasetId, EntryId, Hash, Payload, PolicyId, Principal, Purpose, Rung, Seq,
+    WallNanos, WriterId, payload::SealedBox,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -296,6 +296,10 @@ pub struct Target {
     pub row_sets: Vec<PolicyId>,
     /// Columns touched, by ordinal.
     pub columns: Vec<TargetColumn>,
+    /// Whose rights the grant was for, where a view read it with its owner's.
+    pub owner: Option<Principal>,
+    /// Of a plain view with its owner's rights: the classes that its columns inherited, in order.
+    pub classes: Vec<BTreeSet<Class>>,
 }
 
 /// Why it was allowed, and where it happened.

@@ -17,7 +17,9 @@ mod problem;
 mod subject;
 
 pub use asserted::{AssertedLineage, AssertedOutput, AssertedSource, AssertedTable, FlowKind};
-pub use class::{Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, RuleVersion, Rung};
+pub use class::{
+    Class, ClassLabel, ClassSet, Declassification, DeclassificationTarget, Part, RuleVersion, Rung, UNCLASSIFIED,
+};
 pub use definition::{ColumnDef, DatasetDefinition, DatasetKind, Pin, TableVersion};
 pub use entry::{
     Actor, ColumnRole, Durability, Entry, EntryRef, Kind, Measure, Outcome, Reason, RoleSet, StoredEntry, Target,

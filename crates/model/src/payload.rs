@@ -107,6 +107,8 @@ pub struct ViewRecord {
     pub definition: DatasetDefinition,
     /// Whether it reads with its owner's rights.
     pub definer: bool,
+    /// The classes that its columns inherited when it was recorded, in order; of one without `definer`: none.
+    pub labels: Vec<ClassLabel>,
 }
 
 /// Owner, purposes or comment of a dataset change, nothing else.

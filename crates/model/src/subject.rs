@@ -91,6 +91,28 @@ pub struct Subject {
     pub token: Option<String>,
 }
 
+impl Subject {
+    /// Whoever owns a view that this subject reads with its owner's rights: the owner is principal and only role, without
+    /// attributes or a model; purpose, environment, stage and region are the reader's.
+    pub fn as_owner(&self, owner: &Principal) -> Self {
+        Self {
+            principal: owner.clone(),
+            kind: "owner".into(),
+            roles: BTreeSet::from([owner.0.clone()]),
+            attributes: BTreeMap::new(),
+            purpose: self.purpose.clone(),
+            environment: self.environment.clone(),
+            stage: self.stage.clone(),
+            region: self.region.clone(),
+            model: None,
+            model_version: None,
+            authentication: self.authentication,
+            session: None,
+            token: None,
+        }
+    }
+}
+
 /// SHA3-256 over everything in a subject that a decision may look at.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SubjectKey(pub Hash);

@@ -2,7 +2,8 @@
 //!
 //! INVARIANT: a closed barrier keeps every predicate and limit above it, and its schema is its own fields that are still
 //! in its input, never more. Only `engine`'s `LeakproofPushdown` moves predicates below. An *open* barrier (all raw, all
-//! rows) hides nothing and lets everything through.
+//! rows) hides nothing and lets everything through. A *sealed* one, over a plain view's text, lets nothing through at all: what the
+//! text computes may fail for rows that the reader does not see.
 
 use crate::{
     enforce,
@@ -22,6 +23,8 @@ pub struct Barrier {
     at: TableVersion,
     grant: Hash,
     open: bool,
+    /// Over the text of a plain view, below which other barriers stand: not even a leakproof predicate passes.
+    sealed: bool,
     fields: Vec<FieldId>,
     floor: Option<Floor>,
     schema: DFSchemaRef,
@@ -46,12 +49,22 @@ impl Barrier {
             (qualifier.cloned(), with_nullability(field, nullable))
         });
         let schema = schema_of(columns.collect())?;
-        Ok(Self { at, grant, open, fields, floor: None, schema, input: Arc::new(input) })
+        Ok(Self { at, grant, open, sealed: false, fields, floor: None, schema, input: Arc::new(input) })
     }
 
     /// With columns that may only be aggregated.
     pub(crate) fn with_floor(self, floor: Option<Floor>) -> Self {
         Self { floor, ..self }
+    }
+
+    /// Over the text of a plain view.
+    pub(crate) fn sealed_over(self) -> Self {
+        Self { open: false, sealed: true, ..self }
+    }
+
+    /// Whether it stands over the text of a plain view: nothing passes it, and below it stand other barriers.
+    pub fn sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The floor of its aggregate-only columns, where it has any.
@@ -194,7 +207,7 @@ impl PartialOrd for Barrier {
         if self == other {
             return Some(Ordering::Equal);
         }
-        let key = |b: &Self| (b.at.clone(), b.grant, b.open, b.fields.clone());
+        let key = |b: &Self| (b.at.clone(), b.grant, b.open, b.sealed, b.fields.clone());
         match key(self).cmp(&key(other)) {
             Ordering::Equal => self.input.partial_cmp(&other.input).filter(|o| o.is_ne()),
             unequal => Some(unequal),

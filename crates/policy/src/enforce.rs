@@ -65,6 +65,16 @@ pub const IDS: &[&str] = &[
     "system.open",
     "system.owned",
     "training.replay",
+    "view.classes",
+    "view.explain",
+    "view.filters",
+    "view.lineage",
+    "view.owner",
+    "view.policy",
+    "view.publish",
+    "view.push",
+    "view.sealed",
+    "view.visible",
 ];
 
 /// Whether `id` is listed; evaluated when compiling.

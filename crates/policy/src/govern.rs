@@ -3,7 +3,9 @@
 //! What holds here: the query above sees only the columns and rows of the grant; a mask reads raw columns of rows that
 //! passed; a column that the grant does not know is an error, not a column.
 
-use crate::{Grant, RowGrant, RowPredicate, TokenKeys, barrier::Barrier, enforce, floor::Floor, markers, mask};
+use crate::{
+    Grant, RowGrant, RowPredicate, TokenKeys, ViewBoundary, barrier::Barrier, enforce, floor::Floor, markers, mask,
+};
 use custody_model::{FieldId, Rung, TableVersion};
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, Result, plan_err};
@@ -25,6 +27,33 @@ pub fn govern(
     grant: &Grant,
     keys: &Arc<dyn TokenKeys>,
 ) -> Result<LogicalPlan> {
+    Ok(governed(scan, at, fields, grant, keys)?.into_plan())
+}
+
+/// The governed relation over the planned text of a plain view: `definer` says that it read with its owner's rights, which
+/// no predicate, plan or error of the reader's may see through, whatever the grant.
+pub fn govern_view(
+    text: LogicalPlan,
+    at: &TableVersion,
+    fields: &[FieldId],
+    grant: &Grant,
+    keys: &Arc<dyn TokenKeys>,
+    definer: bool,
+) -> Result<LogicalPlan> {
+    let barrier = governed(text.clone(), at, fields, grant, keys)?;
+    if enforce!("view.sealed", definer || !barrier.open()) {
+        return Ok(barrier.sealed_over().into_plan());
+    }
+    Ok(ViewBoundary::new(at.name.to_string(), text).into_plan())
+}
+
+fn governed(
+    scan: LogicalPlan,
+    at: &TableVersion,
+    fields: &[FieldId],
+    grant: &Grant,
+    keys: &Arc<dyn TokenKeys>,
+) -> Result<Barrier> {
     if fields.len() != scan.schema().fields().len() {
         return plan_err!("table `{at}` has {} columns, {} are known", scan.schema().fields().len(), fields.len());
     }
@@ -38,7 +67,7 @@ pub fn govern(
         Some(predicate) => LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(scan))?),
     };
     let projected = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(filtered))?);
-    Ok(Barrier::new(at.clone(), grant.hash, grant.open(), kept, &masked, projected)?.with_floor(floor).into_plan())
+    Ok(Barrier::new(at.clone(), grant.hash, grant.open(), kept, &masked, projected)?.with_floor(floor))
 }
 
 /// The floor of the grant, where a column is at `aggregate`.

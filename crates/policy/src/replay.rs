@@ -11,10 +11,12 @@ use crate::{
     grant::{ColumnGrant, Grant, TableFacts},
     mask,
 };
-use custody_model::{Actor, ControlSeq, DatasetName, Entry, Hash, Payload, Reason, Rung, Subject, SubjectKey};
+use custody_model::{
+    Actor, Class, ControlSeq, DatasetName, Entry, Hash, Payload, Principal, Reason, Rung, Subject, SubjectKey,
+};
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::DefaultHasher},
     hash::{Hash as _, Hasher},
     sync::Arc,
 };
@@ -62,6 +64,15 @@ impl Direction {
     }
 }
 
+/// A version as an entry names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionRead {
+    /// The control position that made it.
+    pub made_at: ControlSeq,
+    /// Of a plain view with its owner's rights: the classes that its columns inherited, in order.
+    pub classes: Vec<BTreeSet<Class>>,
+}
+
 /// Recorded decisions, equal ones together.
 #[derive(Default)]
 pub struct Recorded {
@@ -70,6 +81,7 @@ pub struct Recorded {
     subjects: Vec<(Arc<Subject>, SubjectKey)>,
     /// Subjects by a quick hash of what an entry says of them: most entries are of a subject seen before.
     seen: HashMap<u64, Vec<usize>>,
+    owners: HashMap<SubjectKey, usize>,
 }
 
 /// Equal decisions: same subject, version, bundle and grant.
@@ -78,8 +90,8 @@ pub struct Group {
     /// Whoever read, as decisions saw them.
     pub subject: Arc<Subject>,
     key: SubjectKey,
-    /// The control position that made the version read.
-    pub made_at: ControlSeq,
+    /// What was read.
+    pub read: VersionRead,
     /// The bundle that decided.
     pub bundle: Option<Hash>,
     /// The hash of the grant, as recorded.
@@ -100,15 +112,15 @@ impl Recorded {
         if actor.on_behalf_of.is_some() || !entry.targets.iter().any(|t| t.grant.is_some()) {
             return;
         }
-        let Some(who) = self.subject(actor, &entry.reason) else { return };
-        let Some((subject, key)) = self.subjects.get(who) else { return };
         for target in entry.targets.iter().filter(|t| t.made_at != ControlSeq(0)) {
             let Some(grant) = target.grant else { continue };
+            let Some(who) = self.subject(actor, &entry.reason, target.owner.as_ref()) else { return };
+            let Some((subject, key)) = self.subjects.get(who) else { return };
             self.decisions += 1;
             let group = self.groups.entry((who, target.made_at, entry.reason.bundle, grant)).or_insert_with(|| Group {
                 subject: Arc::clone(subject),
                 key: *key,
-                made_at: target.made_at,
+                read: VersionRead { made_at: target.made_at, classes: target.classes.clone() },
                 bundle: entry.reason.bundle,
                 grant,
                 at: entry.control_seq,
@@ -127,11 +139,22 @@ impl Recorded {
     /// Different ones among them, those of one subject side by side.
     pub fn groups(self) -> Vec<Group> {
         let mut groups: Vec<Group> = self.groups.into_values().collect();
-        groups.sort_by_key(|g| (g.key, g.made_at, g.bundle, g.grant));
+        groups.sort_by(|a, b| (a.key, &a.read, a.bundle, a.grant).cmp(&(b.key, &b.read, b.bundle, b.grant)));
         groups
     }
 
-    fn subject(&mut self, actor: &Actor, reason: &Reason) -> Option<usize> {
+    /// Whoever acted, or the owner with whose rights a view read for them.
+    fn subject(&mut self, actor: &Actor, reason: &Reason, owner: Option<&Principal>) -> Option<usize> {
+        if let Some(owner) = owner {
+            let subject = subject_by(actor, reason)?.as_owner(owner);
+            let key = subject_key(&subject);
+            let known = self.owners.get(&key).copied();
+            return Some(known.unwrap_or_else(|| {
+                self.owners.insert(key, self.subjects.len());
+                self.subjects.push((Arc::new(subject), key));
+                self.subjects.len() - 1
+            }));
+        }
         let mut hasher = DefaultHasher::new();
         (&actor.principal, &actor.kind, &actor.roles, &actor.attributes).hash(&mut hasher);
         (&reason.purpose, &reason.environment, &reason.stage, &reason.model, &reason.model_version).hash(&mut hasher);
@@ -187,7 +210,7 @@ fn subject_by(actor: &Actor, reason: &Reason) -> Option<Subject> {
 #[derive(Default)]
 pub struct Grounds {
     bundles: HashMap<Hash, Bundle>,
-    facts: HashMap<(Hash, ControlSeq), (TableFacts, Hash)>,
+    facts: HashMap<(Hash, VersionRead), (TableFacts, Hash)>,
 }
 
 impl Grounds {
@@ -199,16 +222,16 @@ impl Grounds {
     /// Adds the facts that each bundle sees in these versions; `facts` gives none for what is not published.
     pub fn versions(
         &mut self,
-        versions: impl IntoIterator<Item = ControlSeq>,
-        facts: impl Fn(&Bundle, ControlSeq) -> Option<TableFacts>,
+        versions: impl IntoIterator<Item = VersionRead>,
+        facts: impl Fn(&Bundle, &VersionRead) -> Option<TableFacts>,
     ) {
-        for made_at in versions {
+        for read in versions {
             for (hash, bundle) in &self.bundles {
-                let of_version = facts(bundle, made_at).map(|facts| {
+                let of_version = facts(bundle, &read).map(|facts| {
                     let hash = facts_hash(&facts);
                     (facts, hash)
                 });
-                self.facts.extend(of_version.map(|f| ((*hash, made_at), f)));
+                self.facts.extend(of_version.map(|f| ((*hash, read.clone()), f)));
             }
         }
     }
@@ -250,7 +273,7 @@ impl Grounds {
         let mut replay = Replay::default();
         let mut made: HashMap<(Hash, SubjectKey, Hash), Arc<Grant>> = HashMap::new();
         let mut decided = |bundle: Hash, group: &Group| -> Option<Arc<Grant>> {
-            let (facts, hash) = self.facts.get(&(bundle, group.made_at))?;
+            let (facts, hash) = self.facts.get(&(bundle, group.read.clone()))?;
             let by = self.bundles.get(&bundle)?;
             let grant = made
                 .entry((bundle, group.key, *hash))
@@ -263,7 +286,7 @@ impl Grounds {
                 replay.underived.push(from + i);
             }
             if let (Some(before), Some(after)) = (decided(old, group), decided(new, group))
-                && let Some((facts, _)) = self.facts.get(&(new, group.made_at))
+                && let Some((facts, _)) = self.facts.get(&(new, group.read.clone()))
                 && before != after
             {
                 for change in differences(&facts.name, &group.subject, &before, &after) {

@@ -209,6 +209,8 @@ fn target(dataset: DatasetId, made_at: ControlSeq, columns: &[(u16, Option<Colum
                 }
             })
             .collect(),
+        owner: None,
+        classes: vec![],
     }
 }
 

@@ -12,7 +12,12 @@ use std::{io::IsTerminal, sync::Mutex, time::Duration};
 
 pub(crate) fn lint(context: &Context) -> Result<Done, Failed> {
     let project = context.project().map_err(|p| Failed::with(p, read_texts(context)))?;
-    eprintln!("{} sources, {} feature views: no finding", project.sources.len(), project.features.len());
+    eprintln!(
+        "{} sources, {} feature views, {} plain views: no finding",
+        project.sources.len(),
+        project.features.len(),
+        project.views.len()
+    );
     Ok(Done::Well)
 }
 
@@ -214,6 +219,8 @@ impl Teller {
                 "    warning: {view}: {} of {} rows break `{}` ({})",
                 result.violations, result.checked, result.check, result.action
             ),
+            Event::View { at } => eprintln!("   Recorded view {at}"),
+            Event::ViewUnchanged { view } => eprintln!("  Unchanged view {view}"),
             Event::Warning(text) => eprintln!("    warning: {text}"),
             Event::Computing { .. } => {}
         }

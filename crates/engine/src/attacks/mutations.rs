@@ -185,8 +185,10 @@ fn no_point_is_unlisted() {
 
 /// Policies and views for those who may read and not publish, and for what was collected for one purpose.
 fn extend(folder: &Path) {
+    crate::attacks::view(folder);
     let cedar = folder.join("policies/attacks.cedar");
     let more = r#"
+        permit (principal in Role::"chief", action in [Action::"up_to_raw", Action::"publish", Action::"see_rows", Action::"skip_guard"], resource);
         permit (principal in Role::"analyst", action in [Action::"up_to_raw", Action::"see_rows", Action::"skip_guard"], resource);"#;
     fs::write(&cedar, fs::read_to_string(&cedar).unwrap() + more).unwrap();
     let sources = folder.join("sources/sources.sql");
@@ -236,6 +238,23 @@ async fn told(warehouse: &Warehouse) -> String {
     ] {
         text.push(format!("{sql}: {:?}", warehouse.ask("statistician", sql).await));
     }
+    for (who, sql) in [
+        ("research", "SELECT mrn FROM views.defined"),
+        ("research", "SELECT id FROM views.private"),
+        ("research", "EXPLAIN LINEAGE SELECT hba1c FROM views.defined"),
+        ("research", "EXPLAIN POLICY SELECT hba1c FROM views.defined"),
+        ("engineer", "EXPLAIN SELECT id FROM views.defined WHERE score > 5"),
+        ("engineer", "EXPLAIN LINEAGE SELECT hba1c FROM views.defined"),
+    ] {
+        text.push(format!("{sql}: {:?}", warehouse.ask(who, sql).await));
+    }
+    let project = Project::load(warehouse.folder.path()).unwrap();
+    let (defined, private) = ("views.defined".parse().unwrap(), "views.private".parse().unwrap());
+    for (who, view) in [("analyst", &private), ("analyst", &defined), ("chief", &defined)] {
+        let session = warehouse.engine.session(warehouse.principals[who].clone());
+        let prepared = session.prepare_view(&project, &project.views[view], &Default::default()).await;
+        text.push(format!("{who} {view}: {:?}", prepared.map(|p| p.same).map_err(|p| p.code)));
+    }
     let research = warehouse.engine.session(warehouse.principals["research"].clone());
     text.push(format!("{:?}", research.needs("policy_admin").is_ok()));
     let listed = research.datasets().await.unwrap();
@@ -267,7 +286,7 @@ async fn told(warehouse: &Warehouse) -> String {
 async fn published(warehouse: &Warehouse, who: &str) -> String {
     let project = Project::load(warehouse.folder.path()).unwrap();
     let options =
-        PublishOptions { select: project.order.iter().map(ToString::to_string).collect(), ..Default::default() };
+        PublishOptions { select: project.features.keys().map(ToString::to_string).collect(), ..Default::default() };
     let session = warehouse.engine.session(warehouse.principals[who].clone());
     let made: Result<_, Problem> = session.publish(&project, &options, &|_| {}).await;
     let versions = warehouse.ask("engineer", "SELECT dataset, version FROM system.catalog.versions ORDER BY ALL").await;
@@ -286,6 +305,8 @@ fn every_id_outside_the_barrier_is_seen() {
     let unseen = block_on(async || {
         let mut warehouse = Warehouse::with(extend).await;
         warehouse.principals.insert("analyst".into(), subject("analyst", "analyst", "build"));
+        warehouse.principals.insert("chief".into(), subject("chief", "chief", "build"));
+        warehouse.record_views().await;
         warehouse.ask("engineer", "SELECT secret, name FROM raw.patients JOIN raw.staff USING (id)").await.unwrap();
         let right = told(&warehouse).await;
         assert_eq!(right, told(&warehouse).await, "the answers are always the same");

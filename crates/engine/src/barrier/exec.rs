@@ -52,6 +52,7 @@ pub struct BarrierExec {
     at: TableVersion,
     grant: Hash,
     open: bool,
+    sealed: bool,
     input: Arc<dyn ExecutionPlan>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
@@ -78,7 +79,17 @@ impl BarrierExec {
         }
         let schema = if open { below } else { schema };
         let properties = properties(open, &schema, &input);
-        Ok(Self { at, grant, open, input, schema, properties, filters: vec![] })
+        Ok(Self { at, grant, open, sealed: false, input, schema, properties, filters: vec![] })
+    }
+
+    /// Over the text of a plain view: not even a leakproof filter passes.
+    pub(super) fn sealed_over(self) -> Self {
+        Self { sealed: true, ..self }
+    }
+
+    /// Whether it stands over the text of a plain view, below which other barriers stand.
+    pub(super) fn sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The table version below.
@@ -109,7 +120,7 @@ impl BarrierExec {
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = if self.open { input.schema() } else { Arc::clone(&self.schema) };
         let over = Self::try_new(self.at.clone(), self.grant, self.open, schema, input)?;
-        Ok(Arc::new(Self { filters: self.filters.clone(), ..over }))
+        Ok(Arc::new(Self { filters: self.filters.clone(), sealed: self.sealed, ..over }))
     }
 
     fn opaque(&self, error: DataFusionError) -> DataFusionError {
@@ -301,7 +312,8 @@ impl ExecutionPlan for BarrierExec {
 
 impl BarrierExec {
     fn passes(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
-        !enforce!("exec.filters", !self.open && !leakproof::physical(filter, &self.schema))
+        !enforce!("view.filters", self.sealed)
+            && !enforce!("exec.filters", !self.open && !leakproof::physical(filter, &self.schema))
     }
 
     fn relabel(&self, batch: RecordBatch) -> Result<RecordBatch> {

@@ -50,7 +50,7 @@ impl ExtensionPlanner for BarrierPlanner {
         let input = own_columns(barrier, input("a barrier")?)?;
         let schema = Arc::new(barrier.schema().as_arrow().clone());
         let exec = BarrierExec::try_new(barrier.at().clone(), barrier.grant(), barrier.open(), schema, input)?;
-        Ok(Some(Arc::new(exec)))
+        Ok(Some(Arc::new(if barrier.sealed() { exec.sealed_over() } else { exec })))
     }
 }
 
@@ -139,6 +139,10 @@ fn check_scans(plan: &LogicalPlan, above: usize, lent: bool) -> Result<()> {
     let barrier = Barrier::of_plan(plan);
     if let Some(barrier) = barrier.filter(|b| enforce!("floor.settled", !b.is_settled())) {
         return plan_err!("table `{}` is read around its group floor", barrier.at().name);
+    }
+    if barrier.is_some_and(Barrier::sealed) {
+        // A view's text is a plan of its own: its scans have barriers of their own.
+        return plan.inputs().into_iter().try_for_each(|text| check_scans(text, 0, false));
     }
     let above = above + usize::from(barrier.is_some());
     let lent = lent || barrier.is_some_and(|b| !b.open());

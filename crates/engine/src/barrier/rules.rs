@@ -43,6 +43,7 @@ impl OptimizerRule for BarrierPushDown {
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         match closed_barrier_below(&plan) {
+            Some(barrier) if enforce!("view.push", barrier.sealed()) => Ok(Transformed::no(plan)),
             Some(_) if enforce!("push.guarded", true) => meet(plan),
             None if enforce!("push.floors", floor_below(&plan)) => Ok(Transformed::no(plan)),
             _ => self.inner.rewrite(plan, config),

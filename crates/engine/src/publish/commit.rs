@@ -124,7 +124,8 @@ impl Session {
                 .help("custody publish again"));
             }
             for table in &prepared.pinned {
-                if self.decide(&table.definition, &table.labels)?.hash != table.grant.hash {
+                if self.with_rights_of(&table.owner).decide(&table.definition, &table.labels)?.hash != table.grant.hash
+                {
                     return Err(Problem::new(7106, "policy changed while publishing").help("custody publish again"));
                 }
             }

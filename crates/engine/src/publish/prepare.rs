@@ -13,12 +13,13 @@ use crate::{
     pin::{Asked, PinnedTable, QUARANTINE, Statement, Storage, not_found, present},
     project::{Declared, Project},
     session::Session,
+    view::Within,
 };
 use custody_catalog::{Dataset, VersionStatus};
 use custody_dialect::{OnViolation, ViewDef};
 use custody_lineage::Text;
 use custody_model::{
-    Class, ClassLabel, DatasetDefinition, DatasetKind, DatasetName, FieldId, InputRef, Lineage, Pin, Problem, Purpose,
+    Class, ClassLabel, DatasetDefinition, DatasetKind, DatasetName, FieldId, InputRef, Lineage, Problem, Purpose,
     TableVersion,
 };
 use custody_policy::{RowGrant, enforce};
@@ -47,10 +48,7 @@ impl Session {
         let mut pinned = vec![];
         let mut provisional = false;
         for reference in def.query.references() {
-            let found = match overrides.get(&reference.name) {
-                Some(found) if reference.pin == Pin::Newest => Some(found.clone()),
-                _ => self.find(&reference.name, reference.pin),
-            };
+            let found = self.resolve(reference, overrides);
             let here = |p: Problem| {
                 p.label(custody_model::Label { start: reference.start, end: reference.end, text: "here".into() })
             };
@@ -59,10 +57,12 @@ impl Session {
             }
             let found = found.ok_or_else(|| here(not_found(&reference.name)))?;
             provisional |= matches!(found.storage, Storage::Planned);
-            let mut table = self.pin_found(found).await.map_err(here)?;
-            require_complete(&table).map_err(here)?;
+            let mut table = self.pin_within(found, &Within::run(overrides)).await.map_err(here)?;
             table.reference = Some(reference.clone());
-            pinned.push(table);
+            for table in table.with_beneath() {
+                require_complete(&table).map_err(here)?;
+                pinned.push(table);
+            }
         }
         let statement = Statement {
             asked: Asked::Query(def.query.clone()),
@@ -158,7 +158,7 @@ impl Session {
     }
 
     /// The classes of each output, by lineage from the classes of what it reads.
-    pub(super) fn labels(&self, lineage: &Lineage, pinned: &[PinnedTable]) -> Vec<ClassLabel> {
+    pub(crate) fn labels(&self, lineage: &Lineage, pinned: &[PinnedTable]) -> Vec<ClassLabel> {
         let bundle = self.bundle();
         let mut classes: BTreeMap<(TableVersion, FieldId), BTreeSet<Class>> = BTreeMap::new();
         for table in pinned {
@@ -198,10 +198,7 @@ pub(crate) fn require_complete(table: &PinnedTable) -> Result<(), Problem> {
 }
 
 pub(super) fn exact(name: &DatasetName, lineage: &Lineage) -> Result<(), Problem> {
-    if !lineage.exact {
-        let nodes = lineage.unknown.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        return Err(Problem::new(1122, format!("lineage of `{name}` is not exact: {nodes} is not understood")));
-    }
+    exact_sources(name, lineage)?;
     if lineage.volatile {
         return Err(Problem::new(1123, format!("a volatile function makes `{name}` irreproducible"))
             .help("leave out now(), random(), uuid() and their kin; take times from the data"));
@@ -240,6 +237,14 @@ fn known_time_follows(
     Ok(())
 }
 
+pub(super) fn exact_sources(name: &DatasetName, lineage: &Lineage) -> Result<(), Problem> {
+    if lineage.exact {
+        return Ok(());
+    }
+    let nodes = lineage.unknown.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    Err(Problem::new(1122, format!("lineage of `{name}` is not exact: {nodes} is not understood")))
+}
+
 /// What the declaration may say and this version of the engine does not do yet.
 pub(super) fn refuse_undone(def: &ViewDef) -> Result<(), Problem> {
     if let Some(incremental) = &def.incremental {
@@ -268,7 +273,7 @@ pub(super) fn purposes(
     let mut allowed: Option<BTreeSet<Purpose>> = None;
     for table in pinned.iter().filter(|t| !t.definition.purposes.is_empty()) {
         if let Some(outside) = declared.iter().find(|p| !table.definition.purposes.contains(p))
-            && enforce!("publish.purposes", !table.grant.declassify)
+            && enforce!("publish.purposes", !table.grant.declassify || table.owner.is_some())
         {
             return Err(Problem::new(3104, format!("purpose `{outside}` is not among those of `{}`", table.at.name))
                 .help(format!("leave it out of the PURPOSE of `{name}`, or ask for `declassify` on the input")));
@@ -313,6 +318,8 @@ pub(super) fn contract(
 pub(super) fn inputs(pinned: &[PinnedTable]) -> Vec<InputRef> {
     let mut inputs: Vec<InputRef> = pinned
         .iter()
+        // The plan holds what a plain view says; what it reads is among the inputs.
+        .filter(|t| t.definition.kind != DatasetKind::View)
         .map(|t| InputRef {
             dataset: t.at.dataset,
             version: t.at.version,

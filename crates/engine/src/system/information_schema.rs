@@ -77,6 +77,8 @@ impl Session {
             labels: [].into(),
             grant: Arc::new(grant),
             provider: Arc::new(GovernedTable::new(plan)),
+            owner: None,
+            beneath: vec![],
         })
     }
 
@@ -84,9 +86,9 @@ impl Session {
         let mut seen = vec![];
         let governed = self.bundle().is_some();
         for dataset in catalog.datasets().filter(|_| governed) {
-            let Some(newest) = dataset.newest() else { continue };
-            let labels: Vec<_> = newest.labels().unwrap_or_default().iter().map(all_classes).collect();
-            let definition = present(catalog, newest.definition());
+            let Some((_, definition, labels)) = dataset.readable() else { continue };
+            let labels: Vec<_> = labels.iter().map(all_classes).collect();
+            let definition = present(catalog, definition);
             let grant = self.decide(&definition, &labels)?;
             if enforce!("information.tables", !grant.visible()) {
                 continue;
@@ -99,7 +101,8 @@ impl Session {
             let column = |(c, g): (&ColumnDef, &custody_policy::ColumnGrant)| {
                 (c.name.clone(), c.nullable || g.mask.is_some(), c.data_type.to_string())
             };
-            seen.push(Seen { name: dataset.name().clone(), kind: "BASE TABLE", columns: shown.map(column).collect() });
+            let kind = if dataset.view().is_some() { "VIEW" } else { "BASE TABLE" };
+            seen.push(Seen { name: dataset.name().clone(), kind, columns: shown.map(column).collect() });
         }
         let column = |c: &ColumnDef| (c.name.clone(), c.nullable, c.data_type.to_string());
         for table in custody_system_tables::tables() {

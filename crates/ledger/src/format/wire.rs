@@ -472,7 +472,7 @@ record! {
     Actor {
         0 principal, 1 kind, 2 roles, 3 attributes, 4 authentication, 5 session, 6 on_behalf_of, 7 token, 8 address,
     }
-    Target { 0 dataset, 1 version, 2 made_at, 3 grant, 4 row_sets, 5 columns }
+    Target { 0 dataset, 1 version, 2 made_at, 3 grant, 4 row_sets, 5 columns, 6 owner, 7 classes }
     TargetColumn { 0 ordinal, 1 requested, 2 roles, 3 rung, 4 policies }
     Reason {
         0 purpose, 1 ticket, 2 environment, 3 stage, 4 region, 5 model, 6 model_version, 7 bundle, 8 exact, 9 durability,
@@ -488,7 +488,7 @@ record! {
     DraftRecord {
         0 principal, 1 definition, 2 identity, 3 content_root, 4 rows, 5 labels, 6 inputs, 7 lineage, 8 run,
     }
-    ViewRecord { 0 definition, 1 definer }
+    ViewRecord { 0 definition, 1 definer, 2 labels }
     AttributeChange { 0 dataset, 1 owner, 2 purposes, 3 comment, 4 name }
     TokenRecord {
         0 jti, 1 revoked, 2 principal, 3 kind, 4 roles, 5 attributes, 6 purposes, 7 audience, 8 expires,

@@ -63,6 +63,16 @@ pub(crate) fn columns(
             };
             shown.write(gate, facts, &origin, rows)?;
         }
+        if let Some(view) = dataset.view() {
+            let shown = Shown {
+                table: &view.table,
+                name: dataset.name(),
+                definition: &view.record.definition,
+                owner: dataset.owner(),
+                entry: dataset.entry(),
+            };
+            shown.write(gate, facts, &|_, _| "propagated", rows)?;
+        }
     }
     for draft in snapshot.catalog.drafts() {
         let shown = Shown {
