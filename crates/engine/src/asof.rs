@@ -1,9 +1,11 @@
 //! `ASOF JOIN` executed.
 //!
-//! Both inputs come partitioned by key and sorted by key and time; DataFusion adds what is missing of that, and its sorts
-//! spill. Each partition is then one pass over both sides (`merge`), which holds one best right row, so that one key with
-//! a million rows costs no more than a million keys with one.
+//! Both inputs come partitioned by key. Where the right one is sorted by key and time already, as published versions are,
+//! the left one is sorted too and each partition is one pass over both sides (`merge`), which holds one best right row.
+//! Elsewhere the left side is held and right rows are looked up in it (`index`); if that does not fit into memory, both
+//! sides are sorted, which spills, and merged. One key with a million rows costs no more than a million keys with one.
 
+mod index;
 mod merge;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,10 @@ use datafusion::{
     },
     physical_planner::{ExtensionPlanner, PhysicalPlanner},
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError},
+};
 
 /// NULLs last, as published versions are sorted, so that their order is recognised.
 const ORDER: SortOptions = SortOptions { descending: false, nulls_first: false };
@@ -78,7 +83,13 @@ impl ExtensionPlanner for AsOfPlanner {
             ttl: matching.ttl.as_deref().map(interval).transpose()?,
         };
         let schema = Arc::new(join.schema().as_arrow().clone());
-        Ok(Some(Arc::new(AsOfJoinExec::try_new(Arc::clone(left), Arc::clone(right), spec, schema)?)))
+        let order = AsOfJoinExec::order(spec.on.iter().map(|(_, r)| Arc::clone(r)), &spec.right_time);
+        let sorted = match order {
+            Some(order) => right.equivalence_properties().ordering_satisfy(order)?,
+            None => false,
+        };
+        let by = if sorted { By::Merge } else { By::Index };
+        Ok(Some(Arc::new(AsOfJoinExec::try_new(Arc::clone(left), Arc::clone(right), spec, schema, by)?)))
     }
 }
 
@@ -162,6 +173,15 @@ impl Spec {
     }
 }
 
+/// How a partition is joined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum By {
+    /// Both sides sorted.
+    Merge,
+    /// Right rows looked up among the left ones.
+    Index,
+}
+
 /// The operator.
 #[derive(Debug, Clone)]
 pub(crate) struct AsOfJoinExec {
@@ -169,8 +189,10 @@ pub(crate) struct AsOfJoinExec {
     right: Arc<dyn ExecutionPlan>,
     spec: Arc<Spec>,
     schema: SchemaRef,
+    by: By,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    sorts: index::Sorts,
 }
 
 impl AsOfJoinExec {
@@ -179,16 +201,19 @@ impl AsOfJoinExec {
         right: Arc<dyn ExecutionPlan>,
         spec: impl Into<Arc<Spec>>,
         schema: SchemaRef,
+        by: By,
     ) -> Result<Self> {
         let width = left.schema().fields().len() + right.schema().fields().len();
         if schema.fields().len() != width {
             return internal_err!("`AsOfJoinExec`: {} columns for {width}", schema.fields().len());
         }
-        // Left columns come first and left rows in their order: what is known of them stays true.
+        // Left columns come first, and merged left rows in their order: what is known of them stays true.
         let of_left = left.equivalence_properties();
         let mut known = EquivalenceProperties::new(Arc::clone(&schema));
         known.add_equivalence_group(of_left.eq_group().clone())?;
-        known.add_orderings(of_left.oeq_class().clone());
+        if by == By::Merge {
+            known.add_orderings(of_left.oeq_class().clone());
+        }
         let properties = PlanProperties::new(
             known,
             left.output_partitioning().clone(),
@@ -200,8 +225,10 @@ impl AsOfJoinExec {
             right,
             spec: spec.into(),
             schema,
+            by,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
+            sorts: index::Sorts::default(),
         })
     }
 
@@ -215,6 +242,10 @@ impl DisplayAs for AsOfJoinExec {
         let on: Vec<_> = self.spec.on.iter().map(|(l, r)| format!("{l} = {r}")).collect();
         let sign = if self.spec.strict { ">" } else { ">=" };
         write!(f, "AsOfJoinExec: {}, {} {sign} {}", on.join(", "), self.spec.left_time, self.spec.right_time)?;
+        match self.by {
+            By::Merge => write!(f, ", merged")?,
+            By::Index => write!(f, ", looked up")?,
+        }
         if let Some((event, known)) = &self.spec.rank {
             write!(f, ", newest by ({event}, {known})")?;
         }
@@ -247,13 +278,16 @@ impl ExecutionPlan for AsOfJoinExec {
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        if self.by == By::Index {
+            return vec![None, None];
+        }
         let left = Self::order(self.spec.on.iter().map(|(l, _)| Arc::clone(l)), &self.spec.left_time);
         let right = Self::order(self.spec.on.iter().map(|(_, r)| Arc::clone(r)), &self.spec.right_time);
         vec![left.map(OrderingRequirements::from), right.map(OrderingRequirements::from)]
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true, false]
+        vec![self.by == By::Merge, false]
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
@@ -274,7 +308,7 @@ impl ExecutionPlan for AsOfJoinExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 2]>::try_from(children) {
             Ok([left, right]) => {
-                Ok(Arc::new(Self::try_new(left, right, Arc::clone(&self.spec), Arc::clone(&self.schema))?))
+                Ok(Arc::new(Self::try_new(left, right, Arc::clone(&self.spec), Arc::clone(&self.schema), self.by)?))
             }
             Err(_) => internal_err!("`AsOfJoinExec` has two inputs"),
         }
@@ -290,13 +324,25 @@ impl ExecutionPlan for AsOfJoinExec {
             return internal_err!("`AsOfJoinExec`: {} partitions against {}", counts[0], counts[1]);
         }
         let left = self.left.execute(partition, Arc::clone(&context))?;
-        let right = self.right.execute(partition, context)?;
+        let right = self.right.execute(partition, Arc::clone(&context))?;
         let measured = BaselineMetrics::new(&self.metrics, partition);
-        merge::stream(left, right, Arc::clone(&self.spec), Arc::clone(&self.schema), measured)
+        let (spec, schema) = (Arc::clone(&self.spec), Arc::clone(&self.schema));
+        match self.by {
+            By::Merge => merge::stream(left, right, spec, schema, measured),
+            By::Index => {
+                let join = index::Join { spec, schema, measured, context, sorts: Arc::clone(&self.sorts) };
+                Ok(index::stream(left, right, join))
+            }
+        }
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
+        let mut metrics = self.metrics.clone_inner();
+        for sort in self.sorts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let of_sort = sort.metrics().unwrap_or_default();
+            of_sort.iter().filter(|m| m.value().name().starts_with("spill")).for_each(|m| metrics.push(Arc::clone(m)));
+        }
+        Some(metrics)
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {

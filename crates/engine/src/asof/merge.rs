@@ -45,11 +45,9 @@ pub(super) fn stream(
     schema: SchemaRef,
     measured: BaselineMetrics,
 ) -> Result<SendableRecordBatchStream> {
-    let types = spec.on.iter().map(|(l, _)| Ok(SortField::new_with_options(l.data_type(&left.schema())?, ORDER)));
-    let types = types.collect::<Result<Vec<_>>>()?;
     let empty = RecordBatch::new_empty(right.schema());
     let merge = Merge {
-        keys: RowConverter::new(types)?,
+        sides: Sides::new(Arc::clone(&spec), &left.schema())?,
         current: None,
         best: None,
         held: Held::new(&empty),
@@ -64,15 +62,15 @@ pub(super) fn stream(
 }
 
 /// A batch with what of it decides. A row without a key or time is not `valid` and matches nothing.
-struct Side {
-    batch: RecordBatch,
-    keys: Rows,
-    time: Int64Array,
+pub(super) struct Side {
+    pub(super) batch: RecordBatch,
+    pub(super) keys: Rows,
+    pub(super) time: Int64Array,
     valid: Option<NullBuffer>,
 }
 
 impl Side {
-    fn valid(&self, row: usize) -> bool {
+    pub(super) fn valid(&self, row: usize) -> bool {
         self.valid.as_ref().is_none_or(|v| v.is_valid(row))
     }
 }
@@ -86,18 +84,67 @@ struct LeftBatch {
     from: usize,
 }
 
-struct RightBatch {
-    side: Side,
+pub(super) struct RightBatch {
+    pub(super) side: Side,
     rank: Option<(Int64Array, Int64Array)>,
 }
 
 impl RightBatch {
     /// Event, then known time; without known times the time itself.
-    fn rank(&self, row: usize) -> (i64, i64) {
+    pub(super) fn rank(&self, row: usize) -> (i64, i64) {
         match &self.rank {
             Some((event, known)) => (event.value(row), known.value(row)),
             None => (self.side.time.value(row), 0),
         }
+    }
+}
+
+/// Evaluates what decides over batches of either side.
+pub(super) struct Sides {
+    keys: RowConverter,
+    pub(super) spec: Arc<Spec>,
+}
+
+impl Sides {
+    pub(super) fn new(spec: Arc<Spec>, left: &SchemaRef) -> Result<Self> {
+        let types = spec.on.iter().map(|(l, _)| Ok(SortField::new_with_options(l.data_type(left)?, ORDER)));
+        let keys = RowConverter::new(types.collect::<Result<Vec<_>>>()?)?;
+        Ok(Self { keys, spec })
+    }
+
+    fn side(&self, batch: RecordBatch, left: bool) -> Result<(Side, ArrayRef)> {
+        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(batch.num_rows());
+        let keys: Vec<ArrayRef> =
+            self.spec.on.iter().map(|(l, r)| of(if left { l } else { r })).collect::<Result<_>>()?;
+        let time = of(if left { &self.spec.left_time } else { &self.spec.right_time })?;
+        let mut valid = time.logical_nulls();
+        for key in &keys {
+            valid = NullBuffer::union(valid.as_ref(), key.logical_nulls().as_ref());
+        }
+        let rows = self.keys.convert_columns(&keys)?;
+        let number = number(&time)?;
+        Ok((Side { batch, keys: rows, time: number, valid }, time))
+    }
+
+    /// With the time that an event must lie after to match.
+    pub(super) fn left(&self, batch: RecordBatch) -> Result<(Side, Option<Int64Array>)> {
+        let (side, time) = self.side(batch, true)?;
+        let floor = match self.spec.ttl {
+            Some(ttl) => Some(number(&sub(&time, &IntervalMonthDayNanoArray::new_scalar(ttl))?)?),
+            None => None,
+        };
+        Ok((side, floor))
+    }
+
+    pub(super) fn right(&self, batch: RecordBatch) -> Result<RightBatch> {
+        let (mut side, _) = self.side(batch, false)?;
+        let Some((event, known)) = &self.spec.rank else { return Ok(RightBatch { side, rank: None }) };
+        let of = |expr: &Arc<dyn PhysicalExpr>| number(&expr.evaluate(&side.batch)?.into_array(side.batch.num_rows())?);
+        let (event, known) = (of(event)?, of(known)?);
+        for nulls in [event.nulls(), known.nulls()] {
+            side.valid = NullBuffer::union(side.valid.as_ref(), nulls);
+        }
+        Ok(RightBatch { side, rank: Some((event, known)) })
     }
 }
 
@@ -162,7 +209,7 @@ struct Merge {
     current: Option<(Arc<RightBatch>, usize)>,
     best: Option<Best>,
     held: Held,
-    keys: RowConverter,
+    sides: Sides,
     spec: Arc<Spec>,
     schema: SchemaRef,
     measured: BaselineMetrics,
@@ -178,7 +225,10 @@ impl Merge {
                         return Ok(None);
                     }
                     Some(batch) if batch.num_rows() == 0 => continue,
-                    Some(batch) => self.at = Some(self.left_batch(batch)?),
+                    Some(batch) => {
+                        let (side, floor) = self.sides.left(batch)?;
+                        self.at = Some(LeftBatch { side, floor, row: 0, from: 0 });
+                    }
                 }
             }
             match self.advance()? {
@@ -196,7 +246,7 @@ impl Merge {
                 None => self.right = None,
                 Some(batch) if batch.num_rows() == 0 => {}
                 Some(batch) => {
-                    self.current = Some((Arc::new(self.right_batch(batch)?), 0));
+                    self.current = Some((Arc::new(self.sides.right(batch)?), 0));
                     return Ok(());
                 }
             }
@@ -264,40 +314,6 @@ impl Merge {
         columns.extend(self.held.columns()?);
         let rows = RecordBatchOptions::new().with_row_count(Some(to - from));
         Ok(Step::Output(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &rows)?))
-    }
-
-    fn side(&self, batch: RecordBatch, left: bool) -> Result<(Side, ArrayRef)> {
-        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(batch.num_rows());
-        let keys: Vec<ArrayRef> =
-            self.spec.on.iter().map(|(l, r)| of(if left { l } else { r })).collect::<Result<_>>()?;
-        let time = of(if left { &self.spec.left_time } else { &self.spec.right_time })?;
-        let mut valid = time.logical_nulls();
-        for key in &keys {
-            valid = NullBuffer::union(valid.as_ref(), key.logical_nulls().as_ref());
-        }
-        let rows = self.keys.convert_columns(&keys)?;
-        let number = number(&time)?;
-        Ok((Side { batch, keys: rows, time: number, valid }, time))
-    }
-
-    fn left_batch(&self, batch: RecordBatch) -> Result<LeftBatch> {
-        let (side, time) = self.side(batch, true)?;
-        let floor = match self.spec.ttl {
-            Some(ttl) => Some(number(&sub(&time, &IntervalMonthDayNanoArray::new_scalar(ttl))?)?),
-            None => None,
-        };
-        Ok(LeftBatch { side, floor, row: 0, from: 0 })
-    }
-
-    fn right_batch(&self, batch: RecordBatch) -> Result<RightBatch> {
-        let (mut side, _) = self.side(batch, false)?;
-        let Some((event, known)) = &self.spec.rank else { return Ok(RightBatch { side, rank: None }) };
-        let of = |expr: &Arc<dyn PhysicalExpr>| number(&expr.evaluate(&side.batch)?.into_array(side.batch.num_rows())?);
-        let (event, known) = (of(event)?, of(known)?);
-        for nulls in [event.nulls(), known.nulls()] {
-            side.valid = NullBuffer::union(side.valid.as_ref(), nulls);
-        }
-        Ok(RightBatch { side, rank: Some((event, known)) })
     }
 }
 
