@@ -26,12 +26,18 @@ impl Session {
         self.engine.refresh().await?;
         let declared = self.declared(project).await?;
         let catalog = self.engine.catalog();
-        Bundle::load(&project.policies, &CatalogTables { catalog: &catalog, declared: &declared }).map_err(|problems| {
+        let tables = CatalogTables { catalog: &catalog, declared: &declared };
+        let bundle = Bundle::load(&project.policies, &tables).map_err(|problems| {
             let mut problems = problems.into_iter();
             let mut first = problems.next().unwrap_or_else(|| Problem::new(1310, "the policies are refused"));
             first.related.extend(problems);
             first
-        })
+        })?;
+        match bundle.waits_for().first() {
+            None => Ok(bundle),
+            Some(table) => Err(Problem::new(1315, format!("a row set reads `{table}`, which is not there"))
+                .help("an entitlement table is declared as a source, or was published before")),
+        }
     }
 
     /// Activates the project's policies. Needs role `policy_admin`.
@@ -55,13 +61,20 @@ impl Session {
             return Ok(Applied { epoch, hash: bundle.hash(), unchanged: false });
         }
         let blob = self.engine.recorder.put_blob(bundle_files::encode(bundle.files())).await?;
-        self.activate(&bundle, epoch, blob, because).await?;
+        self.activate(project, &bundle, epoch, blob, because).await?;
         Ok(Applied { epoch, hash: bundle.hash(), unchanged: false })
     }
 
     /// Claims the bundle's place, with the classes that published versions have under it. A version that is published
     /// in between gets its place first, and its classes are derived too.
-    async fn activate(&self, bundle: &Bundle, epoch: u64, blob: BlobRef, because: &str) -> Result<(), Problem> {
+    async fn activate(
+        &self,
+        project: &Project,
+        bundle: &Bundle,
+        epoch: u64,
+        blob: BlobRef,
+        because: &str,
+    ) -> Result<(), Problem> {
         for _ in 0..1_000 {
             self.engine.refresh().await?;
             let catalog = self.engine.catalog();
@@ -76,7 +89,7 @@ impl Session {
                 blob,
                 approvers: vec![self.subject.principal.clone()],
                 because: because.to_string(),
-                relabelled: self.engine.relabelled(&catalog, bundle, epoch)?,
+                relabelled: self.engine.relabelled(&catalog, bundle, epoch, &project.coming(&catalog))?,
             };
             let mut entry = self.entry(Verb::Admin, Outcome::Success, Payload::PolicyBundle(record));
             entry.control_seq = ControlSeq(catalog.at().0 + 1);

@@ -208,7 +208,7 @@ fn attacks_see_what_a_stored_copy_shows() {
     let wrong = block_on(async || {
         let warehouse = Warehouse::new().await;
         let mut all = vec![];
-        for file in ["barrier.slt", "doors.slt", "floors.slt"] {
+        for file in ["barrier.slt", "doors.slt", "floors.slt", "entitled.slt"] {
             let path = data().join(file);
             let (text, wrong) = run(&warehouse, &fs::read_to_string(&path).unwrap()).await;
             if std::env::var_os("CUSTODY_UPDATE").is_some() {
@@ -423,6 +423,37 @@ fn a_policy_that_does_not_fit_raises_an_alert() {
         let denials = "SELECT count(*) FROM system.policy.denials WHERE principal IS NULL";
         assert_eq!(warehouse.ask("research", denials).await.unwrap(), ["0"]);
         warehouse.engine.close().await.unwrap();
+    });
+}
+
+/// Where an entitlement table is not what the bundle knew, nothing is granted, and operators learn why.
+#[test]
+fn an_entitlement_that_does_not_fit_gives_nothing() {
+    block_on(async || {
+        let mut warehouse = Warehouse::new().await;
+        warehouse.principals.insert("auditor".into(), subject("auditor", "auditor", "audit"));
+        assert_eq!(warehouse.ask("nurse", "SELECT count(*) FROM raw.patients").await.unwrap(), ["3"]);
+        let path = warehouse.folder.path().join("sources/sources.sql");
+        let text = fs::read_to_string(&path).unwrap().replace("nurse VARCHAR", "who VARCHAR");
+        fs::write(&path, text).unwrap();
+        let csv = warehouse.folder.path().join("raw/care/c.csv");
+        fs::write(&csv, fs::read_to_string(&csv).unwrap().replace("nurse,patient", "who,patient")).unwrap();
+        let project = Project::load(warehouse.folder.path()).unwrap();
+        let session = warehouse.engine.session(warehouse.principals["engineer"].clone());
+        let care = &project.sources[&"raw.care".parse().unwrap()];
+        session.snapshot(&project, care, &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        let refused = warehouse.ask("nurse", "SELECT count(*) FROM raw.patients").await.unwrap_err();
+        assert!(refused.starts_with("C6001 table `raw.patients` not found"), "{refused}");
+        let alerts = "SELECT dataset, decision FROM system.access.audit WHERE code = 'C3302'";
+        assert_eq!(warehouse.ask("auditor", alerts).await.unwrap(), ["raw.patients deny"]);
+        warehouse.engine.close().await.unwrap();
+        // A bundle that reads what is not there is refused.
+        let policies = warehouse.folder.path().join("policies/attacks.sql");
+        let text = fs::read_to_string(&policies).unwrap().replace("FROM raw.care", "FROM raw.cares");
+        fs::write(&policies, text).unwrap();
+        let project = Project::load(warehouse.folder.path()).unwrap();
+        let refused = session.check_policies(&project).await.unwrap_err();
+        assert!(refused.to_string().contains("`raw.cares`, which is not there"), "{refused}");
     });
 }
 

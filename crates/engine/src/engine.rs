@@ -205,7 +205,8 @@ impl Engine {
 
     fn active_bundle(&self, catalog: &Catalog, loaded: Option<&Arc<Bundle>>) -> Result<Option<Arc<Bundle>>, Problem> {
         let Some(epoch) = catalog.bundle() else { return Ok(None) };
-        if let Some(bundle) = loaded.filter(|b| b.hash() == epoch.record.hash) {
+        let appeared = |b: &Bundle| b.waits_for().iter().any(|table| catalog.dataset(table).is_some());
+        if let Some(bundle) = loaded.filter(|b| b.hash() == epoch.record.hash && !appeared(b)) {
             return Ok(Some(Arc::clone(bundle)));
         }
         let damaged = |why: String| Problem::new(4003, format!("the active policy bundle cannot be read: {why}"));

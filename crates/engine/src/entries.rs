@@ -210,10 +210,11 @@ pub(crate) fn entry_id(now: custody_model::WallNanos) -> EntryId {
     EntryId(Uuid::new_v7(stamp))
 }
 
-/// Every pinned table once, with the columns that the statement, or policy for it, reads.
+/// Every pinned table once, with the columns that the statement, or policy for it, reads; and the tables that policy looks
+/// into on its own, without a grant.
 pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target> {
     let mut seen = std::collections::BTreeSet::new();
-    pinned
+    let mut targets: Vec<Target> = pinned
         .iter()
         .filter(|t| seen.insert((t.at.made_at, t.at.dataset, t.at.version, first_ordinal(t), t.owner.clone())))
         .map(|table| Target {
@@ -226,7 +227,29 @@ pub(crate) fn targets(pinned: &[PinnedTable], uses: &[ColumnUse]) -> Vec<Target>
             owner: table.owner.clone(),
             classes: if table.definition.kind == DatasetKind::View { table.labels.to_vec() } else { vec![] },
         })
-        .collect()
+        .collect();
+    let mut looked = std::collections::BTreeSet::new();
+    let entitlements = pinned.iter().flat_map(|t| &t.entitlements);
+    targets.extend(entitlements.filter(|e| looked.insert(e.at.clone())).map(|entitling| {
+        let columns = uses.iter().filter(|u| u.table == entitling.at && !u.requested);
+        let ordinal = |u: &ColumnUse| u.field.map_or(Some(0), |field| entitling.definition.ordinal(field));
+        Target {
+            dataset: entitling.at.dataset,
+            version: entitling.at.version,
+            made_at: entitling.at.made_at,
+            grant: None,
+            row_sets: vec![],
+            columns: columns
+                .filter_map(|u| {
+                    let (requested, rung, policies) = (false, Rung::Raw, vec![]);
+                    Some(TargetColumn { ordinal: ordinal(u)?, requested, roles: u.roles, rung, policies })
+                })
+                .collect(),
+            owner: None,
+            classes: vec![],
+        }
+    }));
+    targets
 }
 
 /// Quarantined rows share the control position of their version: their columns are counted from here.

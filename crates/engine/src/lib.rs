@@ -17,6 +17,7 @@ mod checks;
 pub mod clock;
 mod declared;
 mod engine;
+mod entitled;
 mod entries;
 mod erase;
 mod expect;

@@ -5,6 +5,7 @@
 
 use crate::{
     Engine,
+    entitled::Entitling,
     known::{Known, Labels},
     provider::{GovernedTable, Leaf},
     session::{ReadRequest, Session},
@@ -50,6 +51,8 @@ pub(crate) struct PinnedTable {
     pub(crate) owner: Option<Principal>,
     /// What a plain view reads, and what that reads; of all else: nothing.
     pub(crate) beneath: Vec<PinnedTable>,
+    /// Tables that its row sets look into.
+    pub(crate) entitlements: Vec<Entitling>,
 }
 
 impl PinnedTable {
@@ -207,7 +210,8 @@ impl Session {
         }
         let storage = self.engine.open_storage(&found.at, &found.definition, &found.storage).await?;
         let fields: Vec<FieldId> = found.definition.columns.iter().map(|c| c.field).collect();
-        let plan = self.govern_table(&found.at, fields, storage, &grant)?;
+        let (resolved, entitlements) = self.entitled(&found.at, &grant).await?;
+        let plan = self.govern_table(&found.at, fields, storage, &resolved)?;
         Ok(PinnedTable {
             reference: None,
             at: found.at,
@@ -217,6 +221,7 @@ impl Session {
             provider: Arc::new(GovernedTable::new(plan)),
             owner: None,
             beneath: vec![],
+            entitlements,
         })
     }
 

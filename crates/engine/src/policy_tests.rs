@@ -69,7 +69,7 @@ impl Session {
     async fn datasets_under(&self, project: &Project, bundle: &Bundle) -> Result<HashMap<DatasetName, Known>, Problem> {
         let catalog = self.engine.catalog();
         let epoch = catalog.bundle().map_or(1, |b| b.record.epoch + 1);
-        let relabelled = self.engine.relabelled(&catalog, bundle, epoch)?;
+        let relabelled = self.engine.relabelled(&catalog, bundle, epoch, &project.coming(&catalog))?;
         let mut known = HashMap::new();
         for definition in self.declared(project).await? {
             known.insert(definition.name.clone(), (definition, vec![]));

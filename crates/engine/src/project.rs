@@ -3,8 +3,10 @@
 //! What holds here: every file has passed the gate; one definition a name; features are in an order in which each
 //! comes after what it reads.
 
+use crate::relabel::Names;
+use custody_catalog::Catalog;
 use custody_dialect::{
-    Definition, GatedQuery, Located, PlainViewDef, SourceDef, Statement, TrainingDef, ViewDef, order,
+    Clauses, Definition, GatedQuery, Located, PlainViewDef, SourceDef, Statement, TrainingDef, ViewDef, order,
 };
 use custody_model::{DatasetName, Problem, SourceText};
 use std::{
@@ -176,6 +178,14 @@ impl Project {
             Statement::Query(_) | Statement::Explain(..) | Statement::Prepare(_) | Statement::Execute(_) => {}
         }
         Ok(())
+    }
+
+    /// The datasets that it renames, by their new names.
+    pub(crate) fn coming(&self, catalog: &Catalog) -> Names {
+        let sources = self.sources.iter().map(|(name, d)| (name, &d.def.clauses));
+        let features = self.features.iter().map(|(name, d)| (name, &d.def.clauses));
+        let old = |clauses: &Clauses| catalog.dataset(&clauses.renamed_from.as_ref()?.value).map(|d| d.id());
+        sources.chain(features).filter_map(|(name, clauses)| Some((old(clauses)?, name.clone()))).collect()
     }
 
     /// One dataset cannot be two: what a definition is renamed from must not be defined as well.

@@ -10,9 +10,14 @@ use crate::{
 };
 use custody_catalog::Catalog;
 use custody_lineage::labels;
-use custody_model::{Class, ClassLabel, ControlSeq, FieldId, Problem, Relabelled, TableVersion};
+use custody_model::{
+    Class, ClassLabel, ControlSeq, DatasetId, DatasetName, FieldId, Problem, Relabelled, TableVersion,
+};
 use custody_policy::Bundle;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Datasets by the names that the next publish will give them: the bundle speaks of them by those.
+pub(crate) type Names = BTreeMap<DatasetId, DatasetName>;
 
 impl Engine {
     /// Versions whose columns have other classes under this bundle than under the present one.
@@ -21,6 +26,7 @@ impl Engine {
         catalog: &Catalog,
         bundle: &Bundle,
         epoch: u64,
+        coming: &Names,
     ) -> Result<Vec<Relabelled>, Problem> {
         let snapshot = self.snapshot(catalog)?;
         let rules = bundle.declassifications(epoch);
@@ -40,7 +46,11 @@ impl Engine {
             for input in &record.lineage.inputs {
                 let Some(known) = catalog.version_made_at(input.made_at) else { continue };
                 let inherited: Vec<_> = derived.get(&input.made_at).into_iter().flatten().map(all_classes).collect();
-                let columns = facts(bundle, &present(catalog, known.definition()), &inherited).columns;
+                let mut definition = present(catalog, known.definition());
+                if let Some(name) = coming.get(&definition.id) {
+                    definition.name = name.clone();
+                }
+                let columns = facts(bundle, &definition, &inherited).columns;
                 inputs.insert(input, columns.into_iter().map(|c| (c.field, c.classes)).collect());
             }
             // A rule that is no longer in the bundle lowers nothing; one that is, as it stands there now.

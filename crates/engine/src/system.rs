@@ -229,6 +229,7 @@ impl Session {
             provider: Arc::new(GovernedTable::new(plan)),
             owner: None,
             beneath: vec![],
+            entitlements: vec![],
         })
     }
 

@@ -123,7 +123,8 @@ impl Session {
             return Err(not_found(&found.definition.name));
         }
         let keys: Arc<dyn custody_policy::TokenKeys> = Arc::clone(&self.engine.keys) as _;
-        let plan = govern_view(plan, &found.at, &fields, &grant, &keys, view.record.definer)
+        let (resolved, entitlements) = self.entitled(&found.at, &grant).await?;
+        let plan = govern_view(plan, &found.at, &fields, &resolved, &keys, view.record.definer)
             .map_err(|e| from_datafusion(&e))?;
         Ok(PinnedTable {
             reference: None,
@@ -134,6 +135,7 @@ impl Session {
             provider: Arc::new(GovernedTable::new(plan)),
             owner: None,
             beneath: text.beneath,
+            entitlements,
         })
     }
 

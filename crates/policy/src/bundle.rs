@@ -82,6 +82,8 @@ pub struct Bundle {
     pub(crate) any_principal: Vec<usize>,
     /// Columns that some policy names, by the table's id.
     pub(crate) named_columns: HashMap<String, HashSet<String>>,
+    /// Entitlement tables that were not known.
+    waits: BTreeSet<DatasetName>,
     parents: BTreeMap<Class, BTreeSet<Class>>,
     closures: BTreeMap<Class, ClassSet>,
     tables: BTreeMap<DatasetName, TablePolicy>,
@@ -302,6 +304,18 @@ impl Bundle {
         }
     }
 
+    /// Entitlement tables that were not known when the bundle was loaded: until it is loaded again, row sets that read them
+    /// give nothing.
+    pub fn waits_for(&self) -> &BTreeSet<DatasetName> {
+        &self.waits
+    }
+
+    /// A column of an entitlement table as it was when the bundle was loaded.
+    pub(crate) fn entitlement(&self, table: &DatasetName, column: &str) -> Option<Bound> {
+        let (_, name, data_type) = self.tables.get(table)?.bound.as_ref()?.iter().find(|(_, n, _)| n == column)?;
+        Some(Bound { name: name.clone(), data_type: data_type.clone() })
+    }
+
     /// The classes of a closed set that no other class of it is UNDER.
     pub(crate) fn most_specific<'a>(&self, classes: &'a ClassSet) -> Vec<&'a Class> {
         let above = |c: &Class, d: &Class| c != d && self.closures.get(d).is_some_and(|under| under.contains(c));
@@ -419,6 +433,7 @@ impl<'a> Loader<'a> {
             by_principal: HashMap::new(),
             any_principal: vec![],
             named_columns: HashMap::new(),
+            waits: BTreeSet::new(),
             parents: BTreeMap::new(),
             closures: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -560,14 +575,14 @@ impl<'a> Loader<'a> {
                     self.tag(file, &columns, &classes);
                     None
                 }
-                What::RowSet { guard, name, table, expr, text } => {
+                What::RowSet { guard, name, table, expr, text, at } => {
                     let id = format!("{}/{}", table.name, name.text);
+                    let reads: Vec<DatasetName> = expr.reads().into_iter().cloned().collect();
+                    if !reads.is_empty() {
+                        reading.push((file, guard, name.clone(), table.name.clone(), reads, at));
+                    }
                     self.row_set(file, guard, &name, &table, expr, text);
                     Some((id, if guard { "guard" } else { "row_set" }))
-                }
-                What::Reading { guard, name, table, reads, at } => {
-                    reading.push((file, guard, name, table, reads, at));
-                    None
                 }
                 What::MaskParameters { of, masks } => Some((self.mask_parameters(file, of, masks), "mask")),
                 What::GroupFloor { least, table, counting } => {
@@ -595,27 +610,24 @@ impl<'a> Loader<'a> {
         self.reading(reading);
     }
 
-    /// Refuses row sets that read other tables: one whose table has row sets of its own would read in a circle, and
-    /// the others are not there yet.
-    fn reading(&mut self, sets: Vec<(usize, bool, Name, TableName, Vec<String>, Place)>) {
-        let having: BTreeSet<String> = self
-            .bundle
-            .tables
-            .iter()
-            .filter(|(_, table)| !table.row_sets.is_empty() || !table.guards.is_empty())
-            .map(|(name, _)| name.to_string())
-            .chain(sets.iter().map(|(_, _, _, table, ..)| table.name.to_string()))
-            .collect();
-        for (file, guard, name, _, reads, at) in sets {
-            let what = if guard { "guard" } else { "row set" };
-            let fault = match reads.iter().find(|read| having.contains(*read)) {
-                Some(read) => Fault::conflict(format!("{what} `{}` reads `{read}`, which has row sets", name.text), at)
-                    .help("what a row set reads is read as it is, so it may have none itself"),
-                None => Fault::form(format!("{what} `{}` reads another table, which is not supported", name.text), at)
-                    .help("give the entitlement to the subject as an attribute: `region IN (@region)`"),
-            };
-            self.report(file, fault);
+    /// Refuses row sets that read a table which has row sets of its own: entitlements are read as they are, and row sets
+    /// that read one another would have no end.
+    fn reading(&mut self, sets: Vec<(usize, bool, Name, DatasetName, Vec<DatasetName>, Place)>) {
+        let mut faults = vec![];
+        for (file, guard, name, _, reads, at) in &sets {
+            let what = if *guard { "guard" } else { "row set" };
+            let having = |t: &TablePolicy| !t.row_sets.is_empty() || !t.guards.is_empty();
+            if let Some(read) = reads.iter().find(|r| self.bundle.tables.get(*r).is_some_and(having)) {
+                let message = format!("{what} `{}` reads `{read}`, which has row sets", name.text);
+                let fault = Fault::conflict(message, *at)
+                    .help("what a row set reads is read as it is, so it may have none itself");
+                faults.push((*file, fault));
+            }
         }
+        faults.into_iter().for_each(|(file, fault)| self.report(file, fault));
+        let unknown = |read: &DatasetName| self.bundle.tables.get(read).is_none_or(|t| t.bound.is_none());
+        let waits = sets.iter().flat_map(|(_, _, _, _, reads, _)| reads).filter(|read| unknown(read));
+        self.bundle.waits = waits.cloned().collect();
     }
 
     fn tag(&mut self, file: usize, columns: &[ColumnName], classes: &[Name]) {
@@ -632,19 +644,22 @@ impl<'a> Loader<'a> {
         if !self.usable(file, &table.name, table.at) {
             return;
         }
+        let known: Vec<bool> = expr.reads().into_iter().map(|read| self.table_mut(read).bound.is_some()).collect();
         let policy = self.table_mut(&table.name);
         if policy.row_sets.iter().chain(&policy.guards).any(|s| s.name == name.text) {
             let message = format!("`{}` has two row sets or guards named `{}`", table.name, name.text);
             let fault = Fault::conflict(message, name.at).help("give one of them another name");
             return self.report(file, fault);
         }
-        let checked = policy.bound.clone().map(|bound| {
+        let bound = policy.bound.clone().filter(|_| !known.contains(&false));
+        let checked = bound.map(|bound| {
             let columns = |column: &str| {
                 let (_, name, data_type) = bound.iter().find(|(_, n, _)| n == column)?;
                 Some(Bound { name: name.clone(), data_type: data_type.clone() })
             };
-            expr.compile(&columns, None)
+            expr.compile(&columns, &|table, column| self.bundle.entitlement(table, column), None)
         });
+        let policy = self.table_mut(&table.name);
         let set = RowSet { name: name.text.clone(), expr, text };
         if guard {
             policy.guards.push(set)

@@ -39,6 +39,10 @@ impl Decisions {
             return Arc::clone(grant);
         }
         let grant = Arc::new(decide_keyed(bundle, subject, subject_key, facts, facts_hash));
+        if !bundle.waits_for().is_empty() {
+            // The same bundle, loaded when its entitlement tables are there, may grant more.
+            return grant;
+        }
         self.lock().put(key, Arc::clone(&grant));
         grant
     }

@@ -7,12 +7,11 @@ use crate::place::{Fault, Place};
 use crate::rows::{self, Literal, Name, RowExpr};
 use custody_model::{Class, DatasetName, DeclassificationTarget, Durability, Part, Rung};
 use sqlparser::{
-    ast::visit_relations,
     dialect::GenericDialect,
     parser::Parser,
     tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer},
 };
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::collections::BTreeSet;
 
 /// The most operators in one statement: the expressions are walked by recursion, here and in the planner.
 const MAX_OPERATORS: usize = 256;
@@ -40,13 +39,7 @@ pub(crate) enum What {
         table: TableName,
         expr: RowExpr,
         text: String,
-    },
-    /// A row set or guard whose condition reads other tables.
-    Reading {
-        guard: bool,
-        name: Name,
-        table: TableName,
-        reads: Vec<String>,
+        /// The whole condition.
         at: Place,
     },
     MaskParameters {
@@ -208,15 +201,14 @@ impl Reader<'_> {
             return Err(Fault::syntax(message, Place::of(rest.span)));
         }
         self.next = self.tokens.len();
-        let mut reads = vec![];
-        let _ = visit_relations(&parsed, |relation| {
-            reads.push(relation.to_string().to_lowercase());
-            ControlFlow::<()>::Continue(())
-        });
-        if !reads.is_empty() {
-            return Ok(What::Reading { guard, name, table, reads, at: Place::of(span) });
-        }
-        Ok(What::RowSet { guard, name, table, expr: rows::parse(&parsed)?, text: slice(self.text, span) })
+        Ok(What::RowSet {
+            guard,
+            name,
+            table,
+            expr: rows::parse(&parsed)?,
+            text: slice(self.text, span),
+            at: Place::of(span),
+        })
     }
 
     fn mask_parameters(&mut self) -> Result<What, Fault> {

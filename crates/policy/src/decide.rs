@@ -23,7 +23,7 @@ use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
     PolicySet, Request, ResourceConstraint, RestrictedExpression,
 };
-use custody_model::{Class, ClassSet, Hash, PolicyId, Rung, Subject, SubjectKey};
+use custody_model::{Class, ClassSet, DatasetName, Hash, PolicyId, Rung, Subject, SubjectKey};
 use datafusion_common::ScalarValue;
 use datafusion_expr::Expr;
 use std::{
@@ -609,7 +609,8 @@ impl<'a> Asker<'a> {
             let found = self.facts.columns.iter().find(named)?;
             Some(Bound { name: found.name.clone(), data_type: found.data_type.clone() })
         };
-        match set.expr.compile(&columns, Some(self.subject)) {
+        let entitlements = |table: &DatasetName, column: &str| self.bundle.entitlement(table, column);
+        match set.expr.compile(&columns, &entitlements, Some(self.subject)) {
             Ok(expr) => Ok(expr),
             Err(_) if enforce!("decide.row_binding", true) => Err(Failed(vec![set.name.clone()])),
             Err(_) => Ok(Expr::Literal(ScalarValue::Boolean(Some(true)), None)),

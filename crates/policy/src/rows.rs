@@ -4,9 +4,12 @@
 //! they meet when the bundle is loaded, or the bundle is refused. An attribute is a set of texts; where the subject has
 //! none it is the empty set, so attributes stand only where an empty set hides rows.
 
-use crate::place::{Fault, Place};
+use crate::{
+    entitlement::Entitlement,
+    place::{Fault, Place},
+};
 use arrow_schema::DataType;
-use custody_model::Subject;
+use custody_model::{DatasetName, Subject};
 use datafusion_common::{Column, ScalarValue};
 use datafusion_expr::{Between, BinaryExpr, Expr, Like, Operator, expr::InList};
 use sqlparser::ast::{self, Spanned};
@@ -53,6 +56,14 @@ pub(crate) enum RowExpr {
         negated: bool,
         at: Place,
     },
+    /// `of IN (SELECT column FROM table WHERE condition)`: the table says who is entitled to what.
+    Entitled {
+        of: Name,
+        table: DatasetName,
+        column: Name,
+        condition: Box<RowExpr>,
+        at: Place,
+    },
 }
 
 /// A column by its name in the policy text.
@@ -90,6 +101,9 @@ pub(crate) struct Bound {
 
 /// Finds a column by its name in the policy text.
 pub(crate) type Columns<'a> = dyn Fn(&str) -> Option<Bound> + 'a;
+
+/// Finds a column of an entitlement table, as it was when the bundle was loaded.
+pub(crate) type Entitlements<'a> = dyn Fn(&DatasetName, &str) -> Option<Bound> + 'a;
 
 const ALLOWED: &str = "allowed are comparisons, IN, BETWEEN, LIKE, IS [NOT] NULL, TRUE, FALSE and DISTINCT FROM over \
                        columns, literals, `@attribute` and `@principal`, under AND, OR and NOT";
@@ -163,12 +177,56 @@ fn predicate(expr: &ast::Expr, positive: bool) -> Result<RowExpr, Fault> {
             }
             _ => Err(Fault::form("the pattern of LIKE must be a literal text", at)),
         },
-        E::Exists { .. } | E::InSubquery { .. } | E::Subquery(_) => {
-            Err(Fault::form("a row set that reads another table is not supported", at)
-                .help("give the entitlement to the subject as an attribute: `region IN (@region)`"))
+        E::InSubquery { expr: of, subquery, negated } => {
+            if *negated || !positive {
+                return Err(Fault::form("an entitlement stands under a negation", at)
+                    .help("a subject that it does not name would see every row: say which rows are seen"));
+            }
+            entitled(column(of)?, subquery, at)
+        }
+        E::Exists { .. } | E::Subquery(_) => {
+            Err(Fault::form(format!("`{}` is not allowed in a row set", short(expr)), at).help(ENTITLED))
         }
         _ => Err(not_allowed(expr, at)),
     }
+}
+
+const ENTITLED: &str = "an entitlement is `column IN (SELECT column FROM schema.table WHERE …)`";
+
+/// What is not of this shape to the letter is refused, so that no clause is dropped unseen.
+fn entitled(of: Name, query: &ast::Query, at: Place) -> Result<RowExpr, Fault> {
+    let other = || Fault::form("this subquery is not an entitlement", at).help(ENTITLED);
+    let ast::SetExpr::Select(select) = query.body.as_ref() else { return Err(other()) };
+    let ([ast::SelectItem::UnnamedExpr(shown)], [from]) = (select.projection.as_slice(), select.from.as_slice()) else {
+        return Err(other());
+    };
+    let ast::TableFactor::Table { name, .. } = &from.relation else { return Err(other()) };
+    let condition = select.selection.as_ref();
+    let whole = match condition {
+        Some(condition) => format!("SELECT {shown} FROM {name} WHERE {condition}"),
+        None => format!("SELECT {shown} FROM {name}"),
+    };
+    if whole != query.to_string() {
+        return Err(other());
+    }
+    let parts: Option<Vec<String>> = name.0.iter().map(|part| Some(word(part.as_ident()?))).collect();
+    let table = match parts.as_deref() {
+        Some([schema, name]) => DatasetName::new(schema, name).ok(),
+        _ => None,
+    };
+    let table = table.ok_or_else(|| Fault::form(format!("`{name}` is no dataset name"), at).help("`schema.table`"))?;
+    let condition = match condition {
+        Some(condition) => predicate(condition, true)?,
+        None => RowExpr::Constant(true),
+    };
+    if condition.is_entitled() {
+        return Err(Fault::form("an entitlement reads another table", at).help(ENTITLED));
+    }
+    Ok(RowExpr::Entitled { of, table, column: column(shown)?, condition: Box::new(condition), at })
+}
+
+fn word(ident: &ast::Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 
 fn is(of: RowExpr, value: bool, negated: bool) -> RowExpr {
@@ -282,13 +340,39 @@ fn scalar(expr: &ast::Expr) -> Result<Scalar, Fault> {
 impl RowExpr {
     /// The expression over the columns of the version at hand. Without a subject every attribute is empty, which is
     /// enough to check names and types.
-    pub(crate) fn compile(&self, columns: &Columns<'_>, subject: Option<&Subject>) -> Result<Expr, Fault> {
-        Compiler { columns, subject }.predicate(self)
+    pub(crate) fn compile(
+        &self,
+        columns: &Columns<'_>,
+        entitlements: &Entitlements<'_>,
+        subject: Option<&Subject>,
+    ) -> Result<Expr, Fault> {
+        Compiler { columns, entitlements, subject }.predicate(self)
+    }
+
+    /// The entitlement tables that it reads.
+    pub(crate) fn reads(&self) -> Vec<&DatasetName> {
+        match self {
+            Self::Entitled { table, .. } => vec![table],
+            Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::reads).collect(),
+            Self::Not(of) | Self::Is { of, .. } => of.reads(),
+            Self::Constant(_)
+            | Self::Column(_)
+            | Self::IsNull { .. }
+            | Self::Compare { .. }
+            | Self::In { .. }
+            | Self::Between { .. }
+            | Self::Like { .. } => vec![],
+        }
+    }
+
+    fn is_entitled(&self) -> bool {
+        !self.reads().is_empty()
     }
 }
 
 struct Compiler<'a> {
     columns: &'a Columns<'a>,
+    entitlements: &'a Entitlements<'a>,
     subject: Option<&'a Subject>,
 }
 
@@ -363,6 +447,23 @@ impl Compiler<'_> {
                 let pattern = cast(&Literal::Text(pattern.clone()), &bound.data_type, *at)?;
                 let pattern = Box::new(Expr::Literal(pattern, None));
                 Expr::Like(Like::new(*negated, Box::new(reference(&bound)), pattern, None, false))
+            }
+            RowExpr::Entitled { of, table, column, condition, at } => {
+                let bound = self.bound(of)?;
+                let inner = |name: &str| (self.entitlements)(table, name);
+                let read = inner(&column.text).ok_or_else(|| {
+                    Fault::name(format!("column `{}` of `{table}` not found", column.text), column.at)
+                })?;
+                if read.data_type != bound.data_type {
+                    let (one, other) = (&bound.data_type, &read.data_type);
+                    let message =
+                        format!("columns `{}` ({one}) and `{}` ({other}) differ in type", of.text, column.text);
+                    return Err(Fault::types(message, *at));
+                }
+                let compiler = Compiler { columns: &inner, entitlements: self.entitlements, subject: self.subject };
+                let condition = compiler.predicate(condition)?;
+                Entitlement { table: table.clone(), column: read.name, data_type: read.data_type, condition }
+                    .of(reference(&bound))
             }
         })
     }
@@ -506,6 +607,9 @@ pub(crate) fn sql(expr: &Expr) -> String {
             format!("{} {}BETWEEN {} AND {}", nested(&b.expr), not(b.negated), nested(&b.low), nested(&b.high))
         }
         Expr::Like(l) => format!("{} {}LIKE {}", nested(&l.expr), not(l.negated), nested(&l.pattern)),
+        other if Entitlement::in_expr(other).is_some() => Entitlement::in_expr(other)
+            .map(|(entitlement, of)| format!("{} IN ({entitlement})", nested(of)))
+            .unwrap_or_default(),
         other => other.to_string(),
     }
 }

@@ -625,27 +625,6 @@ fn refuses_sql_that_is_not_total_typed_and_closed() {
                 help: a literal is written as a value of the column that it meets; nothing is cast
         "#]],
     );
-    row_set(
-        "EXISTS (SELECT 1 FROM clinic.access)",
-        expect![[r#"
-            C1605 policies/p.sql 1:40-1:76: row set `r` reads another table, which is not supported
-                help: give the entitlement to the subject as an attribute: `region IN (@region)`
-        "#]],
-    );
-    row_set(
-        "region IN (SELECT region FROM clinic.access)",
-        expect![[r#"
-            C1605 policies/p.sql 1:40-1:84: row set `r` reads another table, which is not supported
-                help: give the entitlement to the subject as an attribute: `region IN (@region)`
-        "#]],
-    );
-    row_set(
-        "EXISTS (SELECT 1 FROM clinic.patients p WHERE p.region = region)",
-        expect![[r#"
-        C1603 policies/p.sql 1:40-1:104: row set `r` reads `clinic.patients`, which has row sets
-            help: what a row set reads is read as it is, so it may have none itself
-    "#]],
-    );
     check(
         "CREATE ROW SET r ON clinic.patients AS region IN (SELECT region FROM clinic.access);
          CREATE GUARD g ON clinic.access AS region IN (SELECT region FROM clinic.patients)",
@@ -813,6 +792,92 @@ fn row_sets_bind_attributes_and_columns_by_field() {
     facts.columns.remove(3);
     let grant = decide(&bundle, &subject, &facts);
     assert_eq!((grant.visible(), grant.failed.as_slice()), (false, ["own".to_string()].as_slice()));
+}
+
+#[test]
+fn entitlements_are_of_one_shape() {
+    let cedar = "permit (principal, action in [Action::\"up_to_raw\", Action::\"see_rows\"], resource);";
+    let tables = format!("{CLINIC}\n care.teams(nurse VARCHAR, patient BIGINT, region VARCHAR, since DATE)");
+    let load = |condition: &str| {
+        let sql = format!("CREATE ROW SET r ON clinic.patients AS {condition}");
+        super::tests::load(&[("p.cedar", cedar), ("p.sql", &sql)], &known(&tables))
+    };
+    let mut text = String::new();
+    for condition in [
+        "patient_id IN (SELECT patient FROM care.teams)",
+        "region = 'eu' OR patient_id IN (SELECT patient FROM care.teams WHERE nurse = @principal AND region IN (@region))",
+        "EXISTS (SELECT 1 FROM care.teams)",
+        "patient_id = (SELECT patient FROM care.teams)",
+        "patient_id NOT IN (SELECT patient FROM care.teams)",
+        "NOT patient_id IN (SELECT patient FROM care.teams)",
+        "patient_id IN (SELECT DISTINCT patient FROM care.teams)",
+        "patient_id IN (SELECT patient FROM care.teams LIMIT 1)",
+        "patient_id IN (SELECT patient FROM care.teams, care.teams)",
+        "patient_id IN (SELECT patient FROM care.teams AS t)",
+        "patient_id IN (SELECT patient FROM care.teams UNION SELECT 1)",
+        "patient_id IN (SELECT patient FROM care.teams WHERE patient IN (SELECT patient FROM care.teams))",
+        "patient_id IN (SELECT abs(patient) FROM care.teams)",
+        "patient_id IN (SELECT patient FROM care.teams WHERE 1 / patient > 0)",
+        "patient_id IN (SELECT patient FROM care.teams WHERE mrn = 'x')",
+        "patient_id IN (SELECT region FROM care.teams)",
+        "patient_id IN (SELECT person FROM care.teams)",
+        "patient_id IN (SELECT patient FROM care.nothing)",
+        "patient_id IN (SELECT principal FROM system.access.audit)",
+        "patient_id IN (SELECT patient_id FROM clinic.patients)",
+    ] {
+        let told = match load(condition) {
+            Ok(bundle) => {
+                rows_text(&decide(&bundle, &subject("r", "p", "prod", "eu"), &facts(CLINIC, "clinic.patients")).rows)
+            }
+            Err(problems) => {
+                problems.iter().map(|p| format!("{} {}", p.code, p.message)).collect::<Vec<_>>().join("; ")
+            }
+        };
+        let _ = writeln!(text, "{condition}\n  {told}");
+    }
+    expect![[r#"
+        patient_id IN (SELECT patient FROM care.teams)
+          patient_id IN (SELECT patient FROM care.teams)
+        region = 'eu' OR patient_id IN (SELECT patient FROM care.teams WHERE nurse = @principal AND region IN (@region))
+          region = 'eu' OR (patient_id IN (SELECT patient FROM care.teams WHERE nurse = 'local/r' AND region IN ('eu')))
+        EXISTS (SELECT 1 FROM care.teams)
+          C1605 `EXISTS (SELECT 1 FROM care.teams)` is not allowed in a row set
+        patient_id = (SELECT patient FROM care.teams)
+          C1605 `(SELECT patient FROM care.teams)` is not allowed in a row set
+        patient_id NOT IN (SELECT patient FROM care.teams)
+          C1605 an entitlement stands under a negation
+        NOT patient_id IN (SELECT patient FROM care.teams)
+          C1605 an entitlement stands under a negation
+        patient_id IN (SELECT DISTINCT patient FROM care.teams)
+          C1605 this subquery is not an entitlement
+        patient_id IN (SELECT patient FROM care.teams LIMIT 1)
+          C1605 this subquery is not an entitlement
+        patient_id IN (SELECT patient FROM care.teams, care.teams)
+          C1605 this subquery is not an entitlement
+        patient_id IN (SELECT patient FROM care.teams AS t)
+          C1605 this subquery is not an entitlement
+        patient_id IN (SELECT patient FROM care.teams UNION SELECT 1)
+          C1605 this subquery is not an entitlement
+        patient_id IN (SELECT patient FROM care.teams WHERE patient IN (SELECT patient FROM care.teams))
+          C1605 an entitlement reads another table
+        patient_id IN (SELECT abs(patient) FROM care.teams)
+          C1605 `abs(patient)` is not allowed in a row set
+        patient_id IN (SELECT patient FROM care.teams WHERE 1 / patient > 0)
+          C1605 `1 / patient` is not allowed in a row set
+        patient_id IN (SELECT patient FROM care.teams WHERE mrn = 'x')
+          C1602 column `mrn` not found
+        patient_id IN (SELECT region FROM care.teams)
+          C1604 columns `patient_id` (Int64) and `region` (Utf8) differ in type
+        patient_id IN (SELECT person FROM care.teams)
+          C1602 column `person` of `care.teams` not found
+        patient_id IN (SELECT patient FROM care.nothing)
+          FALSE
+        patient_id IN (SELECT principal FROM system.access.audit)
+          C1605 `system.access.audit` is no dataset name
+        patient_id IN (SELECT patient_id FROM clinic.patients)
+          C1603 row set `r` reads `clinic.patients`, which has row sets
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use crate::{
     pin::{all_classes, facts, not_found, present},
     proofs::entry_place,
+    relabel::Names,
     session::Session,
 };
 use custody_ledger::{Position, Reader};
@@ -64,7 +65,7 @@ impl Session {
                 let catalog = self.engine.catalog();
                 let bundle = self.engine.bundle_of(&catalog, |e| e.record.epoch == *epoch)?;
                 let bundle = bundle.ok_or_else(|| no_epoch(*epoch))?;
-                let changed = self.engine.relabelled(&catalog, &bundle, *epoch)?;
+                let changed = self.engine.relabelled(&catalog, &bundle, *epoch, &Names::new())?;
                 let changed = changed.iter().find(|r| r.made_at == found.at.made_at);
                 let labels = changed.map_or(found.labels, |r| r.labels.iter().map(all_classes).collect());
                 Arc::new(self.decide_by(&bundle, subject, &found.definition, &labels))

@@ -73,7 +73,7 @@ impl Session {
         let own = self.subject.principal == owner || self.subject.roles.contains(&owner.0);
         if enforce!("view.owner", def.definer && !own) {
             let place = def.owner.as_ref().map_or(def.name.place, |o| o.place);
-            return Err(Problem::new(3106, format!("you may not give `{name}` the rights of `{owner}`"))
+            return Err(Problem::new(3109, format!("you may not give `{name}` the rights of `{owner}`"))
                 .help("a view with `DEFINER` is published by its owner, or by somebody in the role that owns it")
                 .label(place.label("you are neither this principal nor in this role")));
         }

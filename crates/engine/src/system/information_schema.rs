@@ -79,6 +79,7 @@ impl Session {
             provider: Arc::new(GovernedTable::new(plan)),
             owner: None,
             beneath: vec![],
+            entitlements: vec![],
         })
     }
 

@@ -19,3 +19,6 @@ TAG COLUMN raw.cohort.hba1c, raw.cohort.score AS counted;
 CREATE CLASSIFICATION grouping;
 TAG COLUMN raw.cohort.id, raw.cohort.region, raw.cohort.sex, raw.cohort.seen AS grouping;
 CREATE GROUP FLOOR 3 ON raw.cohort COUNTING person;
+CREATE ROW SET cared_for ON raw.patients AS id IN (SELECT patient FROM raw.care WHERE nurse = @principal);
+CREATE ROW SET led ON raw.visits AS id IN (SELECT patient FROM raw.care WHERE nurse = @principal AND role = 'lead') OR kind = 'c';
+CREATE ROW SET every_visit ON raw.visits AS TRUE;

@@ -11,3 +11,5 @@ CREATE SOURCE raw.staff (id BIGINT NOT NULL, name VARCHAR, seen TIMESTAMP NOT NU
   EVENT TIME seen;
 CREATE SOURCE raw.cohort (id BIGINT NOT NULL, person BIGINT, region VARCHAR, sex VARCHAR, hba1c BIGINT, score DOUBLE,
                           seen TIMESTAMP NOT NULL) FROM CSV 'raw/cohort' ENTITY person (id) EVENT TIME seen;
+CREATE SOURCE raw.care (nurse VARCHAR NOT NULL, patient BIGINT NOT NULL, role VARCHAR, seen TIMESTAMP NOT NULL) FROM CSV 'raw/care'
+  ENTITY person (patient) EVENT TIME seen;
