@@ -30,7 +30,8 @@ fn status_and_promises_are_tables() {
     let slo = "SELECT metric, target, ok FROM system.metrics.slo ORDER BY metric";
     assert_eq!(
         world.sql("auditor", slo),
-        "metric,target,ok\naudit_coverage_percent,100,true\ndurable_p99_us,2000000,true\nunsigned_entries,65536,true\n"
+        "metric,target,ok\naudit_coverage_percent,100,true\ndurable_p99_us,2000000,true\nsilent_writers,0,true\n\
+         unsigned_entries,65536,true\n"
     );
     // They are for who runs the ledger.
     assert_eq!(world.sql("researcher", slo), "metric,target,ok\n");

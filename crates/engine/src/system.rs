@@ -5,6 +5,7 @@
 
 mod again;
 mod audit;
+mod audit_exec;
 pub(crate) mod information_schema;
 #[cfg(test)]
 mod tests;
@@ -451,6 +452,7 @@ impl Facts for EngineFacts<'_> {
             SloRow { metric: "audit_coverage_percent", value: Some(covered), target: 100, ok: recorded >= released },
             at_most("durable_p99_us", recorder.durable_p99_micros(), patience),
             at_most("unsigned_entries", unsigned, 65_536),
+            at_most("silent_writers", snapshot.silent(self.now()).len() as u64, 0),
         ];
         if engine.settings.peer.is_some() {
             let own = snapshot.heads().find(|(w, _)| *w == writer).map_or(0, |(_, seq)| seq.0 + 1);
@@ -459,6 +461,10 @@ impl Facts for EngineFacts<'_> {
             rows.push(SloRow { metric: "replica_lag_entries", value: lag, target: 4096, ok });
         }
         Ok(rows)
+    }
+
+    fn now(&self) -> WallNanos {
+        self.session.engine.clock().now()
     }
 
     fn subject_key(&self, subject: &Subject) -> Hash {

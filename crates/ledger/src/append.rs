@@ -476,6 +476,12 @@ impl<D: Disk> Chain<D> {
         self.append(&[entry], now).map(|_| ())
     }
 
+    /// Records, durably, that the writer lives and has nothing else to say.
+    pub fn beat(&mut self, now: WallNanos) -> Result<(), CommitFailed> {
+        let entry = self.own_entry(Payload::Writer(WriterEvent::Heartbeat), now)?;
+        self.append(&[entry], now).map(|_| ())
+    }
+
     /// Stores tiles that have become whole. One that is there already, from before a crash, has the same bytes.
     fn store_tiles(&mut self) -> Result<(), DiskError> {
         while let Some(tile) = self.tiles.due.last() {
@@ -551,6 +557,16 @@ impl<D: Disk> Chain<D> {
     /// Up to where the chain is durable: segment and offset in it.
     pub fn position(&self) -> (u64, u64) {
         (self.number, self.offset)
+    }
+
+    /// The segment that is written to.
+    pub fn segment_path(&self) -> String {
+        segment_path(&self.options.writer, self.number)
+    }
+
+    /// How large segments are.
+    pub fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes
     }
 
     /// The disk.

@@ -288,9 +288,10 @@ impl Run<'_> {
 
     /// Entry ids occur once. A control entry may be appended again, byte for byte, by whoever completed its claim.
     fn check_ids(&mut self, chains: &[Chain]) {
-        let of = |c: usize| chains[c].ids.iter().enumerate().map(move |(seq, id)| (*id, c, seq));
-        let mut all: Vec<([u8; 16], usize, usize)> = (0..chains.len()).flat_map(of).collect();
-        all.sort_unstable();
+        let of = |c: usize| chains[c].ids.iter().enumerate().map(move |(seq, id)| (u128::from_be_bytes(*id), c, seq));
+        let mut all: Vec<(u128, usize, usize)> = (0..chains.len()).flat_map(of).collect();
+        // Ids begin with their time: of one writer they nearly stand in order.
+        all.sort();
         for group in all.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
             let (_, other, first) = group[0];
             for (_, c, seq) in &group[1..] {

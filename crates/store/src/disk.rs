@@ -2,7 +2,8 @@
 //!
 //! What this holds: a file that `create_new`, `claim` or `publish` made is there whole after power loss, with every folder
 //! above it; `sync` is `fdatasync` on the handle that wrote, and a handle whose sync failed is never used again. Locks are
-//! `flock`s: they end with the process. Temporary files begin with a dot and do not show in `list`.
+//! `flock`s: they end with the process. Temporary files begin with a dot and do not show in `list`; so does the file of zeros
+//! that `prepare` makes ahead, for the next `create_new` of its size.
 
 use custody_ledger::{Disk, DiskError, DiskLock};
 use rustix::fs::{FlockOperation, flock};
@@ -137,7 +138,12 @@ impl FileDisk {
         self.make_parent(file)?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let temporary = file.with_file_name(format!(".{name}.{}", suffix));
-        let done = self.fill(&temporary, parts, size).and_then(|()| place(&temporary, file));
+        let taken = match parts {
+            [head] if size > 0 => self.take_ahead(file, &temporary, head, size),
+            _ => Ok(false),
+        };
+        let filled = taken.and_then(|taken| if taken { Ok(()) } else { self.fill(&temporary, parts, size) });
+        let done = filled.and_then(|()| place(&temporary, file));
         if done.is_err() {
             // It may be gone already, or the disk may be beyond help; the first error is the one that tells.
             let _ = fs::remove_file(&temporary);
@@ -149,6 +155,47 @@ impl FileDisk {
     /// For temporary files: not shared with any other process, disk or call.
     fn suffix(&self) -> String {
         format!("{}.{}", std::process::id(), TEMPORARY.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes a durable file of zeros beside `path`, which the next `create_new` of this size there takes instead of writing
+    /// its own. Written slowly: other files of the disk are synced meanwhile.
+    pub fn prepare(&self, path: &str, size: u64) -> Result<(), DiskError> {
+        const STEP: u64 = 1 << 20;
+        let ahead = ahead(&self.at(path), size);
+        let temporary = ahead.with_extension(self.suffix());
+        let make = || {
+            self.make_parent(&ahead)?;
+            let mut out =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(self.file_mode).open(&temporary)?;
+            for from in (0..size).step_by(STEP as usize) {
+                out.write_all(&vec![0; usize::try_from(STEP.min(size - from)).unwrap_or_default()])?;
+                out.sync_data()?;
+            }
+            out.sync_all()?;
+            fs::rename(&temporary, &ahead)
+        };
+        if ahead.exists() {
+            return Ok(());
+        }
+        let made = make();
+        if made.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        made.map_err(failed("prepare", path))
+    }
+
+    /// The file made ahead under another name, with this head; `false`: there is none.
+    fn take_ahead(&self, file: &Path, temporary: &Path, head: &[u8], size: u64) -> io::Result<bool> {
+        if absent(fs::rename(ahead(file, size), temporary))?.is_none() {
+            return Ok(false);
+        }
+        let out = OpenOptions::new().write(true).open(temporary)?;
+        if out.metadata()?.len() != size {
+            return Ok(false);
+        }
+        out.write_all_at(head, 0)?;
+        out.sync_all()?;
+        Ok(true)
     }
 
     fn fill(&self, file: &Path, parts: &[&[u8]], size: u64) -> io::Result<()> {
@@ -183,6 +230,11 @@ impl FileDisk {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         writing.take_if(|open| open.path == path);
     }
+}
+
+/// The file of zeros made ahead for files of this size in the folder of `file`.
+fn ahead(file: &Path, size: u64) -> PathBuf {
+    file.with_file_name(format!(".ahead-{size}"))
 }
 
 fn sync_folder_of(file: &Path) -> io::Result<()> {
@@ -356,6 +408,31 @@ mod tests {
         assert_eq!(disk.list("w/cli-0/seg").unwrap(), ["000000000001.seg", "000000000002.seg", "000000000003.seg"]);
         let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("keys/root"), mode("keys/w/cli-0"), mode("keys")), (0o600, 0o600, 0o700));
+    }
+
+    #[test]
+    fn a_file_made_ahead_is_taken_by_the_next_of_its_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = FileDisk::new(folder.path());
+        disk.prepare("seg/1", 2048).unwrap();
+        disk.prepare("seg/1", 2048).unwrap();
+        assert_eq!(disk.list("seg").unwrap(), [""; 0]);
+        let inode = |path: &str| std::os::unix::fs::MetadataExt::ino(&fs::metadata(folder.path().join(path)).unwrap());
+        let ahead = inode("seg/.ahead-2048");
+        disk.create_new("seg/1", b"head", 1024).unwrap();
+        disk.create_new("seg/2", b"head", 2048).unwrap();
+        disk.create_new("seg/3", b"head", 2048).unwrap();
+        assert_eq!(inode("seg/2"), ahead);
+        assert_eq!(disk.list("seg").unwrap(), ["1", "2", "3"]);
+        for path in ["seg/2", "seg/3"] {
+            let bytes = disk.read(path).unwrap().unwrap();
+            assert!(bytes.starts_with(b"head\0") && bytes.len() == 2048 && bytes[4..].iter().all(|b| *b == 0));
+        }
+        // One that is cut short is not taken.
+        disk.prepare("seg/4", 2048).unwrap();
+        fs::write(folder.path().join("seg/.ahead-2048"), [7; 9]).unwrap();
+        disk.create_new("seg/4", b"head", 2048).unwrap();
+        assert_eq!(disk.read("seg/4").unwrap(), disk.read("seg/3").unwrap());
     }
 
     #[test]

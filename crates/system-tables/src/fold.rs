@@ -12,7 +12,8 @@ use crate::{
 };
 use custody_catalog::Catalog;
 use custody_model::{
-    ControlSeq, DatasetId, EntryId, Hash, Kind, Payload, Seq, StoredEntry, TableVersion, WallNanos, WriterId,
+    ControlSeq, DatasetId, EntryId, Hash, Kind, Payload, Seq, StoredEntry, TableVersion, WallNanos, WriterEvent,
+    WriterId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -183,6 +184,8 @@ impl Fold {
                 chain.asserted.push(slot);
             }
             Payload::Lineage(_) => drop(self.lineage_entries.insert(stored.entry.id, stored.clone())),
+            // A heartbeat is told by the time of the chain's newest entry.
+            Payload::Writer(WriterEvent::Heartbeat) => {}
             Payload::Key(_) | Payload::Writer(_) => chain.life.push(slot),
             // A progress entry is told by the outcome's byte count; heads are those of the chains themselves.
             Payload::ReadProgress(_) | Payload::Heads(_) => {}
@@ -224,11 +227,25 @@ impl Fold {
             to: Seq(head.0 + 1),
             time: chain.entries.last().map(|s| s.stored.entry.wall).unwrap_or_default(),
             newest: chain.entries.iter().map(|s| s.stored.entry.control_seq).max().unwrap_or_default(),
-            audit: Chunk::new(slots(), &self.known, |slot| slot.end.get().map(Arc::as_ref)),
+            audit: Chunk::new(slots(), &self.known, Slot::ended),
             intents: slots().filter(|s| s.stored.entry.kind() == Kind::ReadIntent).count() as u64,
         };
-        Arc::make_mut(&mut chain.sealed).push(Arc::new(sealed));
+        let all = Arc::make_mut(&mut chain.sealed);
+        // Of reads that had not ended when their chunk was sealed, most have by now.
+        for earlier in all.iter_mut().filter(|earlier| !earlier.audit.late.is_empty()) {
+            if let Some(audit) = earlier.audit.settled(&self.known) {
+                let Sealed { from, to, newest, time, intents, .. } = **earlier;
+                *earlier = Arc::new(Sealed { from, to, newest, time, intents, audit });
+            }
+        }
+        all.push(Arc::new(sealed));
         (chain.entries, chain.requests, chain.rows) = (Chunks::default(), Chunks::default(), 0);
+    }
+
+    /// Rows of sealed chunks that keep their entry.
+    #[cfg(test)]
+    pub(crate) fn unended(&self) -> usize {
+        self.chains.values().flat_map(|chain| chain.sealed.iter()).map(|sealed| sealed.audit.late.len()).sum()
     }
 
     /// Bytes of memory that sealed chunks take, and their rows.
@@ -319,6 +336,11 @@ pub(crate) fn is_request(payload: &Payload) -> bool {
 }
 
 impl Slot {
+    /// The outcome that has come.
+    pub(crate) fn ended(&self) -> Option<&StoredEntry> {
+        self.end.get().map(Arc::as_ref)
+    }
+
     /// The outcome, if it lies below these heads.
     pub(crate) fn end(&self, chains: &BTreeMap<WriterId, Arc<Chain>>) -> Option<&StoredEntry> {
         let end = self.end.get()?;

@@ -13,7 +13,9 @@
 
 use crate::{Snapshot, edges::Edge, schema::tables};
 use custody_catalog::Catalog;
-use custody_model::{ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion};
+use custody_model::{
+    ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion, WallNanos,
+};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -104,7 +106,7 @@ pub struct CheckpointRow {
     /// The signed note.
     pub note: String,
     /// When, by the signer's clock: the time of the newest entry covered.
-    pub signed_at: custody_model::WallNanos,
+    pub signed_at: WallNanos,
 }
 
 /// A promise of the ledger, and how it stands.
@@ -130,6 +132,8 @@ pub trait Facts {
     fn checkpoints(&self) -> Result<Vec<CheckpointRow>, Box<dyn std::error::Error + Send + Sync>>;
     /// The ledger's promises, as this process sees them.
     fn slo(&self, snapshot: &Snapshot) -> Result<Vec<SloRow>, Box<dyn std::error::Error + Send + Sync>>;
+    /// This moment.
+    fn now(&self) -> WallNanos;
     /// The key that decisions for this subject are made under.
     fn subject_key(&self, subject: &Subject) -> Hash;
     /// Opens sealed client addresses.

@@ -13,16 +13,18 @@ use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
 use custody_model::{
     ControlSeq, DatasetId, DatasetName, EntryId, Kind, LineageRecord, Node, Payload, Pin, Seq, StoredEntry, WallNanos,
-    WriterId,
+    WriterEvent, WriterId,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
     sync::Arc,
 };
 
 /// So many entries are in memory at once, of those read again.
 const LOADED: u64 = 4096;
+/// Three heartbeats.
+const SILENCE_NANOS: i64 = 30 * 1_000_000_000;
 
 /// All system tables at one position. Cloning costs a few reference counts.
 #[derive(Clone, Debug)]
@@ -74,7 +76,9 @@ impl Snapshot {
             Table::Edges | Table::Closure => lineage::edges(self, &gate, &mut rows)?,
             Table::Audit => {
                 let scan = self.audit(viewer, facts)?;
-                return (0..scan.chunks()).filter_map(|chunk| scan.batch(chunk).transpose()).collect();
+                return (0..scan.chunks())
+                    .filter_map(|chunk| scan.batch(chunk, &(i64::MIN..=i64::MAX)).transpose())
+                    .collect();
             }
             Table::ColumnReads => access::column_reads(self, &gate, &mut rows)?,
             Table::Bundles => policy::bundles(self, &gate, &mut rows)?,
@@ -85,7 +89,7 @@ impl Snapshot {
             Table::Denials => policy::denials(self, &gate, &mut rows)?,
             Table::Entries => ledger::entries(self, &gate, &mut rows)?,
             Table::Checkpoints => ledger::checkpoints(&gate, facts, &mut rows)?,
-            Table::Writers => ledger::writers(self, &gate, &mut rows)?,
+            Table::Writers => ledger::writers(self, &gate, facts, &mut rows)?,
             Table::Keys => ledger::keys(self, &gate, &mut rows)?,
             Table::Slo => ledger::slo(self, &gate, facts, &mut rows)?,
             Table::Models => catalog::models(self, &gate, &mut rows)?,
@@ -181,6 +185,20 @@ impl Snapshot {
     /// The newest seq of each writer.
     pub fn heads(&self) -> impl Iterator<Item = (&WriterId, Seq)> {
         self.chains.iter().filter_map(|(writer, chain)| Some((writer, chain.head?)))
+    }
+
+    /// Writers that have not ended and have said nothing for 30 seconds, as of this moment: a living one says every ten
+    /// seconds that it lives.
+    pub fn silent(&self, now: WallNanos) -> BTreeSet<WriterId> {
+        let is_silent = |chain: &Chain| {
+            let closed = chain.life.last().is_some_and(|slot| {
+                Some(slot.stored.seq) == chain.head && slot.stored.entry.payload == Payload::Writer(WriterEvent::Close)
+            });
+            let last = chain.entries.last().map(|slot| slot.stored.entry.wall);
+            let last = last.or_else(|| chain.sealed.last().map(|sealed| sealed.time));
+            !closed && last.is_some_and(|last| now.0.saturating_sub(last.0) > SILENCE_NANOS)
+        };
+        self.chains.iter().filter(|(_, chain)| is_silent(chain)).map(|(writer, _)| writer.clone()).collect()
     }
 
     /// How many reads a writer has recorded from a seq on.

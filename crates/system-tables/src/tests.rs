@@ -400,7 +400,7 @@ impl Sees for Known {
     }
 }
 
-struct Fixed(PolicyRows);
+struct Fixed(PolicyRows, WallNanos);
 
 impl Facts for Fixed {
     fn classes(&self, _: &TableVersion, field: FieldId) -> Vec<String> {
@@ -422,6 +422,9 @@ impl Facts for Fixed {
         let entries = snapshot.heads().map(|(_, seq)| seq.0 + 1).sum();
         Ok(vec![SloRow { metric: "entries", value: Some(entries), target: 1, ok: true }])
     }
+    fn now(&self) -> WallNanos {
+        self.1
+    }
     fn subject_key(&self, subject: &Subject) -> Hash {
         hash(subject.principal.0.len() as u8)
     }
@@ -437,7 +440,7 @@ fn facts() -> Fixed {
         predicate: "region = 'eu'".into(),
         guard,
     };
-    Fixed(PolicyRows {
+    let rows = PolicyRows {
         policies: vec![PolicyRow {
             policy_id: "research.policy1".into(),
             kind: "permit".into(),
@@ -445,7 +448,21 @@ fn facts() -> Fixed {
         }],
         row_sets: vec![set("consented", true), set("eu", false)],
         tags: vec![TagRow { dataset: labs().id, field: FieldId(2), class: "clinical".into() }],
-    })
+    };
+    Fixed(rows, WallNanos(0))
+}
+
+#[test]
+fn a_writer_that_says_nothing_is_silent_until_it_ends() {
+    let told = |seconds: i64| {
+        let facts = Fixed(facts().0, WallNanos(seconds * 1_000_000_000));
+        with_viewer("operator", |viewer| {
+            let rows = snapshot().batches(&name("system.ledger.writers"), viewer, &facts).unwrap();
+            lines(&rows, "writer last_beat state")
+        })
+    };
+    assert!(told(230).ends_with(" open\n") && told(260).ends_with(" silent\n"), "{}", told(260));
+    assert!(told(1_000_000).starts_with("cli-0 1970-01-01T00:01:52Z closed\n"));
 }
 
 /// `bob` may see `features.trend` but nothing of `raw.labs`; `ann` owns all; the others are roles.

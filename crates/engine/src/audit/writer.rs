@@ -29,6 +29,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// A checkpoint follows this many entries at once.
 const CHECKPOINT_ENTRIES: u64 = 65_536;
+/// A writer that has nothing to say says so within this time.
+const BEAT_EVERY: Duration = Duration::from_secs(10);
 /// A key this close to its end is replaced before it signs again.
 const KEY_MARGIN_NANOS: i64 = 60 * 1_000_000_000;
 
@@ -77,6 +79,10 @@ struct Worker {
     /// When a chain that gave up was last read anew.
     last_revival: Option<Instant>,
     last_checkpoint: Instant,
+    /// When the chain last grew.
+    last_entry: Instant,
+    /// The segment behind which the next one is made ahead; `None`: by none.
+    ahead_of: Option<u64>,
     peer: Option<Peer>,
     merger: Merger,
 }
@@ -102,6 +108,8 @@ pub(super) fn start(
     let failed = |e: std::io::Error| Problem::new(7009, format!("the ledger's thread cannot start: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let owed = VecDeque::new();
+    // A command is over before it fills its segment.
+    let ahead_of = (chain.writer().as_str() == "serve").then_some(0);
     let mut worker = Worker {
         chain,
         keys,
@@ -111,6 +119,8 @@ pub(super) fn start(
         owed,
         last_revival: None,
         last_checkpoint: Instant::now(),
+        last_entry: Instant::now(),
+        ahead_of,
         peer,
         merger: Merger::default(),
     };
@@ -152,12 +162,14 @@ impl Worker {
                 Err(_) => {
                     self.commit(vec![], vec![]);
                     self.merge();
+                    self.beat();
                     match self.unsigned() {
                         0 => self.last_checkpoint = Instant::now(),
                         _ => self.checkpoint(),
                     }
                 }
             }
+            self.prepare();
             let due = self.unsigned() > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
             if due || self.unsigned() >= CHECKPOINT_ENTRIES {
                 self.checkpoint();
@@ -220,6 +232,7 @@ impl Worker {
         }
         match self.chain.commit(&all, self.clock.now()) {
             Ok(appended) => {
+                self.last_entry = Instant::now();
                 for ((_, waiter), appended) in waiters.into_iter().zip(appended.into_iter().skip(first)) {
                     // Whoever stopped waiting has said so to the ledger itself.
                     let Some(waiter) = waiter else { continue };
@@ -272,6 +285,35 @@ impl Worker {
                 self.owed.push_back(entry);
             }
             waiter.map(|w| w.send(Err(not.clone())));
+        }
+    }
+
+    /// Says that this writer lives, where nothing else has for a while.
+    fn beat(&mut self) {
+        if self.last_entry.elapsed() < BEAT_EVERY || self.chain.is_poisoned() {
+            return;
+        }
+        self.last_entry = Instant::now();
+        if let Err(e) = self.chain.beat(self.clock.now()) {
+            tracing::warn!("the ledger's heartbeat is not recorded: {e}");
+        }
+    }
+
+    /// Has the next segment made while this one is written to. Where that fails it is made when it is needed.
+    fn prepare(&mut self) {
+        let (segment, _) = self.chain.position();
+        if self.ahead_of.is_none_or(|of| of == segment) {
+            return;
+        }
+        self.ahead_of = Some(segment);
+        let (disk, path, size) = (Arc::clone(self.chain.disk()), self.chain.segment_path(), self.chain.segment_bytes());
+        let make = move || {
+            if let Err(e) = disk.prepare(&path, size) {
+                tracing::warn!("no segment of the ledger is made ahead: {e}");
+            }
+        };
+        if let Err(e) = std::thread::Builder::new().name("ledger-ahead".into()).spawn(make) {
+            tracing::warn!("no segment of the ledger is made ahead: {e}");
         }
     }
 

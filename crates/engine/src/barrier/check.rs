@@ -54,7 +54,7 @@ const BELOW: &[&str] = &[
 ];
 
 /// Leaves that read tables.
-const STORAGE: &[&str] = &["DataSourceExec", "SourceScan", "StreamingTableExec"];
+const STORAGE: &[&str] = &["AuditExec", "DataSourceExec", "SourceScan", "StreamingTableExec"];
 
 /// Leaves that make rows from the statement alone, or none.
 const FREE: &[&str] = &["EmptyExec", "ExplainExec", "LazyMemoryExec", "PlaceholderRowExec", "WorkTableExec"];

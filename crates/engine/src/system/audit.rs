@@ -4,21 +4,17 @@
 //! it is a comparison of columns with literals that no row can make fail, and then answered exactly; all others stay
 //! above. What leaves a partition, and where its batches end, depends on rows that the viewer may see.
 
+use super::audit_exec::AuditExec;
 use async_trait::async_trait;
 use custody_system_tables::{AuditColumn, AuditScan, Condition};
 use datafusion::{
-    arrow::{array::RecordBatch, compute::BatchCoalescer, datatypes::SchemaRef},
+    arrow::datatypes::SchemaRef,
     catalog::{Session, TableProvider},
     common::{DataFusionError, Result, ScalarValue},
-    execution::{SendableRecordBatchStream, TaskContext},
     logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType, expr::InList},
-    physical_plan::{
-        ExecutionPlan,
-        stream::RecordBatchStreamAdapter,
-        streaming::{PartitionStream, StreamingTableExec},
-    },
+    physical_plan::ExecutionPlan,
 };
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The table for one viewer at one position.
 #[derive(Debug)]
@@ -66,82 +62,7 @@ impl TableProvider for AuditTable {
         if let Some(columns) = projection {
             scan = scan.project(columns).map_err(|e| DataFusionError::External(e.into()))?;
         }
-        let schema = Arc::clone(scan.schema());
-        // Where a viewer does not see all, how rows fall into several partitions would tell of the others.
-        let partitions = if scan.sees_all() { state.config().target_partitions().max(1) } else { 1 };
-        let size = scan.chunks().div_ceil(partitions).max(1);
-        let part = |n: usize| -> Arc<dyn PartitionStream> {
-            Arc::new(Part { scan: scan.clone(), chunks: n * size..((n + 1) * size).min(scan.chunks()) })
-        };
-        let parts = (0..partitions).map(part).collect();
-        Ok(Arc::new(StreamingTableExec::try_new(schema, parts, None, [], false, limit)?))
-    }
-}
-
-/// Some chunks of a scan.
-#[derive(Debug)]
-struct Part {
-    scan: AuditScan,
-    chunks: Range<usize>,
-}
-
-impl PartitionStream for Part {
-    fn schema(&self) -> &SchemaRef {
-        self.scan.schema()
-    }
-
-    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let rows = context.session_config().batch_size();
-        let buffer = BatchCoalescer::new(Arc::clone(self.scan.schema()), rows);
-        let state = Cut { scan: self.scan.clone(), chunks: self.chunks.clone(), buffer, bare: 0, rows, ended: false };
-        let stream =
-            futures::stream::try_unfold(state, |mut state| async move { Ok(state.next()?.map(|b| (b, state))) });
-        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(self.scan.schema()), stream))
-    }
-}
-
-/// Rows in batches of the session's size.
-struct Cut {
-    scan: AuditScan,
-    chunks: Range<usize>,
-    buffer: BatchCoalescer,
-    /// Rows without columns that have not left yet.
-    bare: usize,
-    rows: usize,
-    ended: bool,
-}
-
-impl Cut {
-    fn next(&mut self) -> Result<Option<RecordBatch>> {
-        loop {
-            if let Some(batch) = self.buffer.next_completed_batch() {
-                return Ok(Some(batch));
-            }
-            if self.bare >= self.rows || (self.ended && self.bare > 0) {
-                let rows = self.bare.min(self.rows);
-                self.bare -= rows;
-                let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
-                let schema = Arc::clone(self.scan.schema());
-                return Ok(Some(RecordBatch::try_new_with_options(schema, vec![], &options)?));
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            match self.chunks.next() {
-                None => {
-                    self.ended = true;
-                    self.buffer.finish_buffered_batch()?;
-                }
-                Some(chunk) => {
-                    let batch = self.scan.batch(chunk).map_err(|e| DataFusionError::External(e.into()))?;
-                    match batch {
-                        None => {}
-                        Some(batch) if batch.num_columns() == 0 => self.bare += batch.num_rows(),
-                        Some(batch) => self.buffer.push_batch(batch)?,
-                    }
-                }
-            }
-        }
+        Ok(Arc::new(AuditExec::new(scan, state.config().target_partitions(), limit)))
     }
 }
 

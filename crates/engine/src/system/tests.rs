@@ -73,9 +73,31 @@ async fn comparisons_with_literals_are_answered_by_the_scan_and_others_are_not()
             let text = format!("EXPLAIN SELECT entry_id FROM system.access.audit WHERE {filter}");
             let batches = session.read(ReadRequest::sql(&text)).await.unwrap().collect().await.unwrap();
             let plan: String = batches.iter().flat_map(crate::attacks::lines).collect::<Vec<_>>().join("\n");
-            assert!(plan.contains("StreamingTableExec"), "{plan}");
+            assert!(plan.contains("AuditExec"), "{plan}");
             assert_eq!(plan.contains("FilterExec"), stays, "{filter}\n{plan}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_newest_rows_are_those_of_a_query_that_sorts_all() {
+    let warehouse = Warehouse::new().await;
+    reads(&warehouse).await;
+    for who in ["auditor", "research"] {
+        let session = warehouse.engine.session(subject(who, who, "audit"));
+        let ask = async |text: String| {
+            let batches = session.read(ReadRequest::sql(&text)).await.unwrap().collect().await.unwrap();
+            batches.iter().flat_map(crate::attacks::lines).collect::<Vec<_>>()
+        };
+        let rows = "SELECT event_time, seq, principal FROM system.access.audit \
+                    WHERE dataset IS NULL OR dataset <> 'system.access.audit' ORDER BY event_time DESC, seq";
+        for limit in [1, 3, 7] {
+            let all = ask(rows.to_string()).await;
+            assert_eq!(ask(format!("{rows} LIMIT {limit}")).await, all[..limit.min(all.len())], "{who}");
+        }
+        let plan = ask(format!("EXPLAIN {rows} LIMIT 3")).await.join("\n");
+        assert_eq!(plan.contains("newest first"), who == "auditor", "{plan}");
+        assert_eq!(ask("SELECT 1 FROM system.access.audit LIMIT 2".into()).await.len(), 2);
     }
 }
 

@@ -128,13 +128,17 @@ impl<'a> Reader<'a> {
     }
 
     /// Initial byte and argument, in the shortest form.
-    #[inline]
+    #[inline(always)]
     fn head(&mut self) -> Result<(u8, u8, u64), String> {
-        match self.bytes.get(self.at) {
-            // Most heads of an entry: small numbers, keys, short lengths.
-            Some(first) if first & 31 < 24 => {
+        match self.bytes.get(self.at..) {
+            // Most heads of an entry: small numbers, keys, short lengths; then lengths of hashes.
+            Some([first, ..]) if first & 31 < 24 => {
                 self.at += 1;
                 Ok((first >> 5, first & 31, u64::from(first & 31)))
+            }
+            Some([first, second, ..]) if first & 31 == 24 && *second >= 24 => {
+                self.at += 2;
+                Ok((first >> 5, 24, u64::from(*second)))
             }
             _ => self.long_head(),
         }

@@ -6,7 +6,9 @@ use super::{
     cbor::{self, Value},
     facts::{Blob, Facts, Head, Key, Recovery, Special, facts},
     note::{Checkpoint, Vkey},
-    segment::{FoundFrame, FoundHeader, Header, MAX_FRAME, Reason, SECTOR, frame, frame_follows, header, zeros},
+    segment::{
+        FoundFrame, FoundHeader, Header, MAX_FRAME, Reason, SECTOR, frame, frame_follows, frame_length, header, zeros,
+    },
     tree::{Digest32, Part, leaf, node, parts, root, root_of_parts, sha3},
 };
 use crate::verify::report::Grade;
@@ -136,7 +138,7 @@ impl Chain {
     }
 
     /// Takes the subtrees of a frame, whose leaves are pushed: their hashes need not be worked out twice.
-    fn grow(&mut self, parts: Vec<Part>) {
+    fn grow(&mut self, parts: impl IntoIterator<Item = Part>) {
         for (mut level, mut hash) in parts {
             while let Some((_, left)) = self.open.pop_if(|(l, _)| *l == level) {
                 (level, hash) = (level + 1, node(&left, &hash));
@@ -352,15 +354,19 @@ impl Run<'_> {
         self.ledger.read_start(path, SECTOR).ok().flatten().unwrap_or_default()
     }
 
-    /// A live writer may have been between two sectors while the file was read: what looked unfinished is read again.
+    /// A live writer may have been between two sectors while the file was read: where the last frame looks unfinished, the
+    /// file is read again. Those before it were durable before it was begun.
     fn settle(&self, path: &str, bytes: &mut Vec<u8>, salt: &[u8; 16]) {
-        let mut at = SECTOR;
-        while let Some(rest) = bytes.get(at..) {
-            match frame(rest, salt) {
-                FoundFrame::Frame(f) => at += f.total,
-                FoundFrame::Zeros => return,
-                FoundFrame::Bad { .. } => break,
-            }
+        let (mut last, mut at) = (SECTOR, SECTOR);
+        while let Some(length) = bytes.get(at..).and_then(|rest| frame_length(rest, salt)) {
+            (last, at) = (at, at + length);
+        }
+        let whole = |at: usize| match bytes.get(at..) {
+            None => true,
+            Some(rest) => !matches!(frame(rest, salt), FoundFrame::Bad { .. }),
+        };
+        if whole(last) && whole(at) {
+            return;
         }
         if let Some(again) = self.ledger.read(path).ok().flatten().filter(|again| again.len() == bytes.len()) {
             *bytes = again;
@@ -376,6 +382,7 @@ impl Run<'_> {
         last: bool,
         signed: u64,
     ) {
+        let mut leaves = vec![];
         while cursor.end < bytes.len() {
             let (at, seq) = (cursor.end, chain.leaves.len() as u64);
             let place = Place::segment(&chain.writer, segment.number, at);
@@ -397,9 +404,12 @@ impl Run<'_> {
             if frame.previous != cursor.previous {
                 return self.tampered(place, "the frame does not continue the one before");
             }
-            let leaves: Vec<_> = frame.entries.iter().map(|e| leaf(e)).collect();
-            let parts = parts(&leaves, seq, BLOCK.ilog2());
-            if root_of_parts(&parts) != frame.leaves_root {
+            leaves.clear();
+            leaves.extend(frame.entries.iter().map(|e| leaf(e)));
+            // A frame that begins at an odd place shares no node with the tree.
+            let shared = seq.is_multiple_of(2).then(|| parts(&leaves, seq, BLOCK.ilog2()));
+            let found = shared.as_ref().map_or_else(|| root(&leaves), |parts| root_of_parts(parts));
+            if found != frame.leaves_root {
                 let (place, message) = self.mismatch(chain, seq, &leaves);
                 return self.tampered(place, message);
             }
@@ -419,7 +429,10 @@ impl Run<'_> {
                 }
                 chain.push(*leaf, facts);
             }
-            chain.grow(parts);
+            match shared {
+                Some(parts) => chain.grow(parts),
+                None => chain.grow(leaves.iter().map(|leaf| (0, *leaf))),
+            }
             if let Err(why) = check_torn(&std::mem::take(&mut cursor.left), recovery) {
                 return self.tampered(place, why);
             }

@@ -172,12 +172,12 @@ pub(super) fn frame<'a>(bytes: &'a [u8], salt: &[u8; 16]) -> FoundFrame<'a> {
         return bad("the frame's lengths do not fit");
     }
     let (body, first_seq) = (&bytes[FRAME_HEADER..end], u64_at(head, 8));
-    let entries = split(body, count);
+    // The checksum reads the body in order, so that what follows finds it in the processor's cache.
     if u32_at(head, 96) != crc32c::crc32c_append(salted, body) {
-        let entries = entries.map(|e| (first_seq, e));
+        let entries = split(body, count).map(|e| (first_seq, e));
         return FoundFrame::Bad { why: "the frame's body does not match its checksum".into(), entries };
     }
-    let Some(entries) = entries else { return bad("the frame's entries do not fill its body") };
+    let Some(entries) = split(body, count) else { return bad("the frame's entries do not fill its body") };
     if !zeros(&bytes[end..total]) {
         return bad("the frame's padding is not zero");
     }
@@ -191,8 +191,17 @@ pub(super) fn frame<'a>(bytes: &'a [u8], salt: &[u8; 16]) -> FoundFrame<'a> {
     })
 }
 
+/// How long the frame that begins `bytes` says it is, where its header matches its checksum.
+pub(super) fn frame_length(bytes: &[u8], salt: &[u8; 16]) -> Option<usize> {
+    let head = bytes.get(..FRAME_HEADER).filter(|head| head.starts_with(b"FRM1"))?;
+    let total = u32_at(head, 4) as usize;
+    let sound = u32_at(head, 100) == crc32c::crc32c_append(crc32c::crc32c(salt), &head[..100]);
+    (sound && total >= SECTOR && total <= bytes.len()).then_some(total)
+}
+
 fn split(mut body: &[u8], count: u32) -> Option<Vec<&[u8]>> {
-    let mut entries = vec![];
+    // No entry is shorter than its length.
+    let mut entries = Vec::with_capacity((count as usize).min(body.len() / 2));
     for _ in 0..count {
         let length = usize::from(u16_at(body.get(..2)?, 0));
         entries.push(body.get(2..2 + length)?);

@@ -3,13 +3,13 @@
 use crate::{
     fold::Slot,
     intern::{Context, Dictionaries, TargetKey},
-    tables::access::{Touched, action, end, statement, touched},
+    tables::access::{End, Touched, action, end, statement, touched},
 };
 use custody_model::{ControlSeq, Kind, Measure, Outcome, Payload, StoredEntry};
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 /// A column whose values repeat: each row has the place of its value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Coded<T> {
     pub(crate) values: Vec<T>,
     /// Empty: every row has the first value.
@@ -56,7 +56,7 @@ impl<T: Copy> Coded<T> {
 }
 
 /// Counts, of which most are small.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Counts {
     Narrow(Vec<u32>),
     Wide(Vec<u64>),
@@ -107,7 +107,18 @@ pub(crate) struct Ending {
     pub(crate) later: Option<ControlSeq>,
 }
 
-#[derive(Debug)]
+impl Ending {
+    fn new(end: &End<'_>, later: Option<&StoredEntry>, known: &Dictionaries) -> Self {
+        Self {
+            outcome: end.outcome,
+            upper_bound: end.measure.upper_bound,
+            code: known.text(end.code),
+            later: later.map(|l| l.entry.control_seq),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(crate) struct Chunk {
     pub(crate) len: usize,
     first_seq: u64,
@@ -207,6 +218,34 @@ impl Chunk {
         }
     }
 
+    /// The same with the ends that have come since; `None`: none has.
+    pub(crate) fn settled(&self, known: &Dictionaries) -> Option<Self> {
+        if !self.late.iter().any(|(_, slot)| slot.ended().is_some()) {
+            return None;
+        }
+        let all = || 0..self.len;
+        let mut endings: Vec<Ending> = all().filter_map(|row| self.endings.get(row)).collect();
+        let counts = |counts: &Counts| all().map(|row| counts.get(row)).collect::<Vec<_>>();
+        let (mut rows, mut bytes, mut micros) = (counts(&self.rows), counts(&self.bytes), counts(&self.micros));
+        for (row, slot) in &self.late {
+            let Some(later) = slot.ended() else { continue };
+            let (row, end) = (*row as usize, end(&slot.stored.entry, Some(&later.entry)));
+            let once = |count: Option<u64>| count.filter(|_| self.parts.get(row) == Some(0));
+            endings[row] = Ending::new(&end, Some(later), known);
+            (rows[row], bytes[row], micros[row]) =
+                (once(end.measure.rows), once(end.measure.bytes), end.measure.micros);
+        }
+        let late = self.late.iter().filter(|(_, slot)| slot.ended().is_none()).cloned().collect();
+        Some(Self {
+            endings: endings.into_iter().collect(),
+            rows: Counts::new(&rows),
+            bytes: Counts::new(&bytes),
+            micros: Counts::new(&micros),
+            late,
+            ..self.clone()
+        })
+    }
+
     pub(crate) fn seq(&self, row: usize) -> u64 {
         self.first_seq + u64::from(self.seqs.get(row).copied().unwrap_or_default())
     }
@@ -304,12 +343,6 @@ impl Row<'_> {
     }
 
     fn ending(&self, known: &Dictionaries) -> Ending {
-        let end = end(&self.stored.entry, self.later.map(|l| &l.entry));
-        Ending {
-            outcome: end.outcome,
-            upper_bound: end.measure.upper_bound,
-            code: known.text(end.code),
-            later: self.later.map(|l| l.entry.control_seq),
-        }
+        Ending::new(&end(&self.stored.entry, self.later.map(|l| &l.entry)), self.later, known)
     }
 }

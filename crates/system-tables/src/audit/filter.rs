@@ -164,6 +164,18 @@ impl Lookup {
         }
     }
 
+    /// Rows within these times.
+    pub(crate) fn times(chunk: &Chunk, range: &RangeInclusive<i64>) -> Rows {
+        let (least, most) = chunk.times_span;
+        if range.contains(&least) && range.contains(&most) {
+            Rows::All
+        } else if range.is_empty() || least > *range.end() || most < *range.start() {
+            Rows::Nothing
+        } else {
+            Rows::Some(chunk.times.iter().map(|t| range.contains(t)).collect())
+        }
+    }
+
     pub(crate) fn rows(&self, chunk: &Chunk) -> Rows {
         match self {
             Self::All(of) => of.iter().fold(Rows::All, |rows, c| match rows {
@@ -187,16 +199,7 @@ impl Lookup {
                 let word = if *column == AuditColumn::Action { sort.action } else { decision(sort.denied) };
                 satisfies(Some(word), values, *wants)
             }),
-            Self::Time(range) => {
-                let (least, most) = chunk.times_span;
-                if range.contains(&least) && range.contains(&most) {
-                    Rows::All
-                } else if range.is_empty() || least > *range.end() || most < *range.start() {
-                    Rows::Nothing
-                } else {
-                    Rows::Some(chunk.times.iter().map(|t| range.contains(t)).collect())
-                }
-            }
+            Self::Time(range) => Self::times(chunk, range),
             Self::Entry(ids) if !ids.iter().any(|id| chunk.row_of(*id).is_some()) => Rows::Nothing,
             Self::Entry(ids) => Rows::Some(chunk.ids.iter().map(|id| ids.contains(id)).collect()),
         }

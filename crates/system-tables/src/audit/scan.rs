@@ -22,6 +22,7 @@ use arrow::{
 use custody_model::{ControlSeq, DatasetId, Hash, Outcome, StoredEntry, WriterId};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::RangeInclusive,
     sync::Arc,
 };
 use uuid::Uuid;
@@ -170,10 +171,17 @@ impl AuditScan {
         self.view.all
     }
 
-    /// The rows of a chunk that the viewer may see and that satisfy the condition; `None`: there are none.
-    pub fn batch(&self, chunk: usize) -> Result<Option<RecordBatch>, SystemError> {
+    /// The times of a chunk's rows, in microseconds; empty: there is no such chunk.
+    pub fn times(&self, chunk: usize) -> RangeInclusive<i64> {
+        let (least, most) = self.parts.get(chunk).map_or((1, 0), |part| part.chunk().times_span);
+        least..=most
+    }
+
+    /// The rows of a chunk within these times that the viewer may see and that satisfy the condition; `None`: there are
+    /// none.
+    pub fn batch(&self, chunk: usize, times: &RangeInclusive<i64>) -> Result<Option<RecordBatch>, SystemError> {
         let Some(part) = self.parts.get(chunk) else { return Ok(None) };
-        let rows = self.select(part);
+        let rows = self.select(part, times);
         if rows.is_empty() {
             return Ok(None);
         }
@@ -183,10 +191,13 @@ impl AuditScan {
         Ok(Some(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?))
     }
 
-    fn select(&self, part: &Part) -> Vec<usize> {
+    fn select(&self, part: &Part, times: &RangeInclusive<i64>) -> Vec<usize> {
         let chunk = part.chunk();
         // What skips most comes first.
-        let mut rows = self.lookup.as_ref().map_or(Rows::All, |lookup| lookup.rows(chunk));
+        let mut rows = Lookup::times(chunk, times);
+        if !matches!(rows, Rows::Nothing) {
+            rows = rows.and(self.lookup.as_ref().map_or(Rows::All, |lookup| lookup.rows(chunk)));
+        }
         if matches!(rows, Rows::Nothing) {
             return vec![];
         }

@@ -51,8 +51,14 @@ pub(crate) fn checkpoints(gate: &Gate<'_>, facts: &dyn Facts, rows: &mut Rows) -
     Ok(())
 }
 
-/// By name. A writer that has not ended in order is open, whether or not its process lives.
-pub(crate) fn writers(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> Result<(), SystemError> {
+/// By name. A writer that has not ended in order is open, or silent where it has said nothing for a while.
+pub(crate) fn writers(
+    snapshot: &Snapshot,
+    gate: &Gate<'_>,
+    facts: &dyn Facts,
+    rows: &mut Rows,
+) -> Result<(), SystemError> {
+    let silent = snapshot.silent(facts.now());
     for (writer, chain) in snapshot.chains.iter().filter(|_| gate.ledger()) {
         let here = |stored: &custody_model::StoredEntry| stored.entry.control_seq <= snapshot.at();
         let Some((newest, time)) = snapshot.newest(writer, chain)? else { continue };
@@ -69,7 +75,12 @@ pub(crate) fn writers(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows) -> 
             incarnation.into(),
             newest.into(),
             time.into(),
-            if closed_at == Some(newest) { "closed" } else { "open" }.into(),
+            match (closed_at == Some(newest), chain.head == Some(newest) && silent.contains(writer)) {
+                (true, _) => "closed",
+                (false, true) => "silent",
+                (false, false) => "open",
+            }
+            .into(),
         ])?;
     }
     Ok(())
