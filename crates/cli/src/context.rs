@@ -61,6 +61,9 @@ impl Context {
         if let Some(bytes) = self.file.limits.memory_bytes {
             settings.memory_bytes = bytes;
         }
+        if let Some(seconds) = self.file.limits.statement_seconds {
+            settings.statement_time = std::time::Duration::from_secs(seconds);
+        }
         if let Some(partitions) = self.file.limits.partitions {
             settings.partitions = partitions;
         }

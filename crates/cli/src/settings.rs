@@ -81,6 +81,8 @@ pub(crate) struct SourceSettings {
 pub(crate) struct LimitSettings {
     /// Memory of all queries together.
     pub(crate) memory_bytes: Option<usize>,
+    /// How long a statement may compute.
+    pub(crate) statement_seconds: Option<u64>,
     /// Partitions of a plan.
     pub(crate) partitions: Option<usize>,
 }
@@ -202,6 +204,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("serve", "region", Kind::Text),
     ("serve", "drain_seconds", Kind::Number),
     ("limits", "memory_bytes", Kind::Number),
+    ("limits", "statement_seconds", Kind::Number),
     ("limits", "partitions", Kind::Number),
     ("ledger", "grant_bytes", Kind::Number),
     ("ledger", "segment_bytes", Kind::Number),

@@ -80,8 +80,17 @@ impl Warehouse {
         Self::with(|_| {}).await
     }
 
+    /// With other limits.
+    async fn limited(limits: impl FnOnce(&mut Settings)) -> Self {
+        Self::made(|_| {}, limits).await
+    }
+
     /// With more in the project's folder.
     pub(crate) async fn with(more: impl FnOnce(&Path)) -> Self {
+        Self::made(more, |_| {}).await
+    }
+
+    async fn made(more: impl FnOnce(&Path), limits: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(&data().join("project"), folder.path());
         more(folder.path());
@@ -90,6 +99,7 @@ impl Warehouse {
         settings.environment = "prod".into();
         settings.sources_allow = vec![folder.path().to_path_buf()];
         settings.partitions = 1;
+        limits(&mut settings);
         let engine = Engine::create(settings, Arc::new(SystemClock), principals["engineer"].clone()).await.unwrap();
         // Tokens are the same in every run.
         fs::write(folder.path().join("warehouse/keys/token-research.key"), [7; 32]).unwrap();
@@ -422,6 +432,21 @@ fn a_policy_that_does_not_fit_raises_an_alert() {
         assert_eq!(warehouse.ask("research", alerts).await.unwrap(), Vec::<String>::new());
         let denials = "SELECT count(*) FROM system.policy.denials WHERE principal IS NULL";
         assert_eq!(warehouse.ask("research", denials).await.unwrap(), ["0"]);
+        warehouse.engine.close().await.unwrap();
+    });
+}
+
+/// A statement that computes too long ends, and its entry says so.
+#[test]
+fn a_statement_that_takes_too_long_ends() {
+    block_on(async || {
+        let warehouse = Warehouse::limited(|s| s.statement_time = std::time::Duration::from_millis(300)).await;
+        let endless = "SELECT count(*) FROM raw.visits, range(1, 100000000) AS a, range(1, 100000000) AS b";
+        let refused = warehouse.ask("research", endless).await.unwrap_err();
+        assert!(refused.starts_with("C7108 the statement took more than 0 s"), "{refused}");
+        assert_eq!(warehouse.ask("research", "SELECT count(*) FROM raw.visits").await.unwrap(), ["7"]);
+        let told = "SELECT decision, outcome FROM system.access.audit WHERE code = 'C7108'";
+        assert_eq!(warehouse.ask("engineer", told).await.unwrap().len(), 1);
         warehouse.engine.close().await.unwrap();
     });
 }

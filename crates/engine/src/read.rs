@@ -28,7 +28,10 @@ use datafusion::{
     physical_plan::{ExecutionPlan, execute_stream},
 };
 use futures::StreamExt;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 impl Session {
     /// Reads: the whole story.
@@ -80,7 +83,15 @@ impl Session {
             Ok(running) => Ok(GovernedRead {
                 schema,
                 entry,
-                body: Body::Rows { running, slot, granted, wide: granted, began, session: self.clone() },
+                body: Body::Rows {
+                    running,
+                    slot,
+                    granted,
+                    wide: granted,
+                    spent: Duration::ZERO,
+                    began,
+                    session: self.clone(),
+                },
                 released: Totals::default(),
             }),
             Err(problem) => {
@@ -148,6 +159,8 @@ enum Body {
         granted: u64,
         /// How much one more entry lets out.
         wide: u64,
+        /// How long the plan has run.
+        spent: Duration,
         began: Instant,
         session: Session,
     },
@@ -182,17 +195,24 @@ impl GovernedRead {
         let next = match &mut self.body {
             Body::Told(batch) => return batch.take().map(Ok),
             Body::Ended => return None,
-            Body::Rows { running, .. } => running.stream.next().await?,
+            Body::Rows { running, spent, session, .. } => {
+                let limit = session.engine.settings.statement_time;
+                let began = Instant::now();
+                let next = tokio::time::timeout(limit.saturating_sub(*spent), running.stream.next()).await;
+                *spent += began.elapsed();
+                match next {
+                    Ok(next) => next?.map_err(|e| from_datafusion(&e)),
+                    Err(_) => Err(Problem::new(7108, format!("the statement took more than {} s", limit.as_secs()))
+                        .help("ask for less at once, or raise `limits.statement_seconds`")),
+                }
+            }
         };
         match next {
             Ok(batch) => Some(Ok(batch)),
-            Err(error) => {
-                let problem = from_datafusion(&error);
-                Some(Err(match self.end(Outcome::Failure, Some(&problem)).await {
-                    Ok(()) => problem,
-                    Err(lost) => lost,
-                }))
-            }
+            Err(problem) => Some(Err(match self.end(Outcome::Failure, Some(&problem)).await {
+                Ok(()) => problem,
+                Err(lost) => lost,
+            })),
         }
     }
 

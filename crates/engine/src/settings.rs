@@ -21,6 +21,8 @@ pub struct Settings {
     pub sources_allow: Vec<PathBuf>,
     /// Memory of all queries together, in bytes; more spills to disk.
     pub memory_bytes: usize,
+    /// How long a statement may compute, not counting the time its reader takes.
+    pub statement_time: Duration,
     /// Partitions of a plan.
     pub partitions: usize,
     /// Encoded bytes that one ledger entry lets out.
@@ -46,6 +48,7 @@ impl Settings {
             region: None,
             sources_allow: vec![],
             memory_bytes: 2 << 30,
+            statement_time: Duration::from_secs(3600),
             partitions: std::thread::available_parallelism().map_or(2, Into::into),
             granted_bytes: 64 << 20,
             segment_bytes: SERVER_SEGMENT_BYTES,
