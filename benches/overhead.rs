@@ -11,7 +11,7 @@
 mod data;
 
 use crate::pairs::Ratios;
-use custody_engine::barrier::{Decisions, barrier_session_state, physical_text};
+use custody_engine::barrier::{Decisions, Visible, barrier_session_state, physical_text};
 use custody_model::{
     Authentication, ControlSeq, DatasetId, DatasetName, FieldId, Hash, Principal, Purpose, Subject, TableVersion,
 };
@@ -20,7 +20,7 @@ use datafusion::arrow::{array::RecordBatch, datatypes::DataType, util::pretty::p
 use datafusion::catalog::{MemorySchemaProvider, Session, TableProvider};
 use datafusion::datasource::{TableType, provider_as_source};
 use datafusion::error::Result;
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
@@ -199,7 +199,10 @@ fn dataset(name: &str) -> DatasetName {
 async fn session(tables: &[Stored], way: Way) -> SessionContext {
     let governed = matches!(way, Way::Governed | Way::Unrestricted);
     let decisions = Arc::new(Decisions::default());
-    let config = if governed { config().with_extension(Arc::clone(&decisions)) } else { config() };
+    let config = match governed {
+        true => config().with_extension(Arc::clone(&decisions)).with_extension(Arc::new(Visible::default())),
+        false => config(),
+    };
     let base = SessionStateBuilder::new().with_default_features().with_config(config);
     let state = if governed { barrier_session_state(base).build() } else { base.build() };
     let context = SessionContext::new_with_state(state);
@@ -304,15 +307,23 @@ fn subject() -> Subject {
 /// A statement, planned and run.
 async fn run(context: &SessionContext, sql: &str) -> Vec<RecordBatch> {
     let state = context.state();
-    let plan = floor::settle(state.create_logical_plan(sql).await.unwrap()).unwrap();
-    let plan = state.create_physical_plan(&plan).await.unwrap();
+    let plan = physical(&state, sql).await;
     collect(plan, state.task_ctx()).await.unwrap()
+}
+
+/// As the engine plans: visible rows are counted when a join first meets them, which the comparison of answers does.
+async fn physical(state: &SessionState, sql: &str) -> Arc<dyn ExecutionPlan> {
+    let plan = floor::settle(state.create_logical_plan(sql).await.unwrap()).unwrap();
+    let optimised = state.optimize(&plan).unwrap();
+    if let Some(shown) = state.config().get_extension::<Visible>() {
+        shown.look(&plan, &optimised, state).await.unwrap();
+    }
+    state.query_planner().create_physical_plan(&optimised, state).await.unwrap()
 }
 
 async fn plan(context: &SessionContext, sql: &str) -> String {
     let state = context.state();
-    let plan = floor::settle(state.create_logical_plan(sql).await.unwrap()).unwrap();
-    physical_text(&state.create_physical_plan(&plan).await.unwrap(), &|_, _| true)
+    physical_text(&physical(&state, sql).await, &|_, _| true)
 }
 
 fn text(batches: &[RecordBatch]) -> Vec<String> {

@@ -4,7 +4,7 @@
 //! attributes; the table has 500 columns, each of one class, one in ten of a second one too, so 48 sets of classes.
 
 use custody_model::{
-    Actor, Authentication, Class, ControlSeq, DatasetName, Entry, EntryId, FieldId, Hash, Measure, Outcome, Payload,
+    Actor, Authentication, Class, ControlSeq, DatasetName, Entry, EntryId, FieldId, Hash, Measure, Outcome, Payload, Pin,
     Principal, Purpose, ReadIntent, Reason, Rung, Subject, Target, Verb, WallNanos,
 };
 use custody_policy::{
@@ -143,6 +143,79 @@ fn warm_hashing(bencher: divan::Bencher) {
     let (bundle, subject, facts) = (bundle(false), subject(1), facts(1, COLUMNS));
     let cache = Decisions::new(NonZeroUsize::new(1_024).unwrap());
     bencher.bench(|| cache.decide(&bundle, &subject, &facts));
+}
+
+/// A decision that was made before, as a read asks for it: the name resolved, the subject hashed, facts kept.
+#[divan::bench]
+fn warm_in_the_engine(bencher: divan::Bencher) {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let session = runtime.block_on(wide(folder.path()));
+    let name: DatasetName = "features.wide".parse().unwrap();
+    let grant = session.grant_of(&name, Pin::Newest).unwrap().unwrap();
+    assert_eq!(grant.columns.len(), COLUMNS);
+    bencher.bench(|| session.grant_of(&name, Pin::Newest).unwrap());
+}
+
+/// A published view of 500 columns.
+async fn wide(folder: &std::path::Path) -> custody_engine::Session {
+    use custody_engine::{Engine, Project, PublishOptions, Settings, audit::WriterChoice, clock::SystemClock};
+    use datafusion::arrow::{
+        array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray},
+        datatypes::{Field, Schema},
+    };
+    let write = |path: &str, text: &str| {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let time: ArrayRef = std::sync::Arc::new(TimestampMicrosecondArray::from(vec![0]).with_timezone("UTC"));
+    let number: ArrayRef = std::sync::Arc::new(Int64Array::from(vec![1]));
+    let names: Vec<String> = (2..COLUMNS).map(|i| format!("c{i}")).collect();
+    let mut columns = vec![("id".to_string(), number.clone()), ("ts".to_string(), time)];
+    columns.extend(names.iter().map(|name| (name.clone(), number.clone())));
+    let field = |(name, array): &(String, ArrayRef)| Field::new(name, array.data_type().clone(), false);
+    let schema = std::sync::Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+    let batch = RecordBatch::try_new(schema.clone(), columns.into_iter().map(|(_, array)| array).collect()).unwrap();
+    write("data/none", "");
+    let file = std::fs::File::create(folder.join("data/wide.parquet")).unwrap();
+    std::fs::remove_file(folder.join("data/none")).unwrap();
+    let mut writer = datafusion::parquet::arrow::ArrowWriter::try_new(file, schema, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let typed = names.iter().map(|name| format!(", {name} BIGINT NOT NULL")).collect::<String>();
+    write(
+        "sources/wide.sql",
+        &format!(
+            "CREATE SOURCE raw.wide (id BIGINT NOT NULL, ts TIMESTAMP NOT NULL{typed}) FROM PARQUET '{}' \
+             ENTITY thing (id) EVENT TIME ts;\n",
+            folder.join("data").display()
+        ),
+    );
+    write(
+        "features/wide.sql",
+        &format!(
+            "CREATE FEATURE VIEW features.wide ENTITY thing (id) EVENT TIME ts AS SELECT id, ts, {} FROM raw.wide;\n",
+            names.join(", ")
+        ),
+    );
+    write(
+        "policies/all.cedar",
+        "permit (principal, action in [Action::\"up_to_raw\", Action::\"publish\", Action::\"see_rows\", \
+         Action::\"skip_guard\"], resource);",
+    );
+    write("policies/none.sql", "CREATE CLASSIFICATION pii;\n");
+    std::fs::create_dir(folder.join("warehouse")).unwrap();
+    let mut settings = Settings::new(folder.join("warehouse"), "bench", WriterChoice::Cli);
+    settings.sources_allow = vec![folder.to_path_buf()];
+    let who = Subject { roles: BTreeSet::from(["engineer".to_string()]), ..subject(1) };
+    let engine = Engine::create(settings, std::sync::Arc::new(SystemClock), who.clone()).await.unwrap();
+    let session = engine.session(who);
+    let project = Project::load(folder).unwrap();
+    session.apply_policies(&project, "bench", false).await.unwrap();
+    let options = PublishOptions { because: "bench".into(), ..PublishOptions::default() };
+    session.publish(&project, &options, &|_| {}).await.unwrap();
+    session
 }
 
 /// A decision that was never made, hashes included.

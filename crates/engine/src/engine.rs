@@ -52,6 +52,7 @@ pub struct Engine {
     pub(crate) keys: Arc<Keys>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) decisions: Decisions,
+    pub(crate) visible: Arc<barrier::Visible>,
     pub(crate) system: Mutex<SystemState>,
     /// Reads of which something has left, counted where it leaves: what the ledger's entries are held against.
     pub(crate) reads_released: AtomicU64,
@@ -119,6 +120,7 @@ impl Engine {
             reads_released: AtomicU64::new(0),
             base,
             folded: Mutex::new(Folded { catalog: Arc::new(Catalog::new()), bundle: None, known: Arc::default() }),
+            visible: Arc::default(),
             decisions: Decisions::new(NonZeroUsize::MIN.saturating_add(4095)),
             settings,
             recorder,
@@ -229,6 +231,7 @@ impl Engine {
             pinned.iter().filter_map(|t| t.reference.clone().map(|r| (r, provider_as_source(Arc::clone(&t.provider)))));
         let mut state = self.base.clone();
         state.config_mut().set_extension(decided);
+        state.config_mut().set_extension(Arc::clone(&self.visible));
         // One statement, one time: `now()` and its kin are constants of the plan.
         let now = DateTime::from_timestamp_nanos(self.clock.now().0);
         *state.execution_props_mut() = ExecutionProps::new().with_query_execution_start_time(now);

@@ -129,6 +129,10 @@ impl Session {
     pub(crate) async fn finish(&self, drafted: Drafted) -> Result<GovernedPlan, Problem> {
         let Drafted { plan, lineage, state } = drafted;
         let optimised = state.optimize(&plan).map_err(|e| from_datafusion(&e))?;
+        // Statistics make plans better, never possible: what fails here fails again, and is told, when it runs.
+        if let Err(error) = self.engine.visible.look(&plan, &optimised, &state).await {
+            tracing::debug!(%error, "visible rows were not counted");
+        }
         let physical =
             state.query_planner().create_physical_plan(&optimised, &state).await.map_err(|e| from_datafusion(&e))?;
         let text = displayable(physical.as_ref()).indent(false).to_string();

@@ -25,6 +25,8 @@ pub struct Barrier {
     open: bool,
     /// Over the text of a plain view, below which other barriers stand: not even a leakproof predicate passes.
     sealed: bool,
+    /// Whether conditions from above have crossed it.
+    crossed: bool,
     fields: Vec<FieldId>,
     floor: Option<Floor>,
     schema: DFSchemaRef,
@@ -49,7 +51,7 @@ impl Barrier {
             (qualifier.cloned(), with_nullability(field, nullable))
         });
         let schema = schema_of(columns.collect())?;
-        Ok(Self { at, grant, open, sealed: false, fields, floor: None, schema, input: Arc::new(input) })
+        Ok(Self { at, grant, open, sealed: false, crossed: false, fields, floor: None, schema, input: Arc::new(input) })
     }
 
     /// With columns that may only be aggregated.
@@ -60,6 +62,16 @@ impl Barrier {
     /// Over the text of a plain view.
     pub(crate) fn sealed_over(self) -> Self {
         Self { open: false, sealed: true, ..self }
+    }
+
+    /// With a condition from above in its input.
+    pub fn crossed(self) -> Self {
+        Self { crossed: true, ..self }
+    }
+
+    /// Whether conditions from above are in its input.
+    pub fn is_crossed(&self) -> bool {
+        self.crossed
     }
 
     /// Whether it stands over the text of a plain view: nothing passes it, and below it stand other barriers.

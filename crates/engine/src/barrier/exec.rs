@@ -1,6 +1,6 @@
 //! `BarrierExec`: the physical barrier.
 //!
-//! Closed: statistics are unknown, limits stop above, no order, constant or partitioning key is known, only leakproof
+//! Closed: statistics are those of what is visible (`visible`) or unknown, limits stop above, no order, constant or partitioning key is known, only leakproof
 //! static and dynamic filters pass, and any error from below becomes one sentence without data. Open: it is not there.
 //!
 //! A scan uses filters by row group, and hidden rows decide what a group holds; whether a predicate above fails would then
@@ -58,6 +58,8 @@ pub struct BarrierExec {
     properties: Arc<PlanProperties>,
     /// Filters from above that were passed on, over `schema`.
     filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Of what is visible.
+    statistics: Option<Arc<Statistics>>,
 }
 
 impl BarrierExec {
@@ -79,12 +81,17 @@ impl BarrierExec {
         }
         let schema = if open { below } else { schema };
         let properties = properties(open, &schema, &input);
-        Ok(Self { at, grant, open, sealed: false, input, schema, properties, filters: vec![] })
+        Ok(Self { at, grant, open, sealed: false, input, schema, properties, filters: vec![], statistics: None })
     }
 
     /// Over the text of a plain view: not even a leakproof filter passes.
     pub(super) fn sealed_over(self) -> Self {
         Self { sealed: true, ..self }
+    }
+
+    /// With statistics of what is visible, column for column of its schema.
+    pub(super) fn showing(self, statistics: Option<Arc<Statistics>>) -> Self {
+        Self { statistics, ..self }
     }
 
     /// Whether it stands over the text of a plain view, below which other barriers stand.
@@ -120,7 +127,8 @@ impl BarrierExec {
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = if self.open { input.schema() } else { Arc::clone(&self.schema) };
         let over = Self::try_new(self.at.clone(), self.grant, self.open, schema, input)?;
-        Ok(Arc::new(Self { filters: self.filters.clone(), sealed: self.sealed, ..over }))
+        let statistics = self.statistics.clone().filter(|s| s.column_statistics.len() == over.schema.fields().len());
+        Ok(Arc::new(Self { filters: self.filters.clone(), sealed: self.sealed, statistics, ..over }))
     }
 
     fn opaque(&self, error: DataFusionError) -> DataFusionError {
@@ -235,10 +243,13 @@ impl ExecutionPlan for BarrierExec {
         if enforce!("exec.statistics", !self.open) { vec![ChildStats::Skip] } else { vec![ChildStats::At(partition)] }
     }
 
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], of: &StatisticsArgs) -> Result<Arc<Statistics>> {
         match inputs {
             [below] if !enforce!("exec.statistics", !self.open) => Ok(Arc::clone(below)),
-            _ => Ok(Arc::new(Statistics::new_unknown(&self.schema))),
+            _ => Ok(match self.statistics.as_ref().filter(|_| of.partition().is_none()) {
+                Some(visible) => Arc::clone(visible),
+                None => Arc::new(Statistics::new_unknown(&self.schema)),
+            }),
         }
     }
 

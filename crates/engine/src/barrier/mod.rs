@@ -9,7 +9,8 @@
 //! 4. `exec`: `BarrierExec`, which stops statistics, limits, orders and error texts.
 //! 5. `check`: looks at the finished plan, after every physical rule, and refuses it where any of this failed.
 //! 6. `explain`: plans as text that end at each barrier.
-//! 7. `floor`: groups with too few members, of columns that may only be aggregated.
+//! 7. `visible`: statistics of what is visible, for planning joins.
+//! 8. `floor`: groups with too few members, of columns that may only be aggregated.
 //!
 //! Known and documented, not closed: time, and how much a scan could prune; how many partitions the files below a
 //! barrier make.
@@ -21,6 +22,7 @@ mod floor;
 mod leakproof;
 mod planner;
 mod rules;
+mod visible;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -31,6 +33,7 @@ pub use exec::{BarrierExec, InsideGovernedTable};
 pub use explain::{logical_text, physical_text};
 pub use planner::{BarrierPlanner, BarrierQueryPlanner};
 pub use rules::{BarrierPushDown, optimizer_rules};
+pub use visible::{Figures, Visible};
 
 use datafusion::execution::SessionStateBuilder;
 use std::sync::Arc;

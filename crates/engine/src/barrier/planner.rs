@@ -5,6 +5,7 @@
 use super::{
     check::{Decisions, check, settled},
     exec::BarrierExec,
+    visible::Visible,
 };
 use async_trait::async_trait;
 use custody_policy::{Barrier, ViewBoundary, enforce};
@@ -36,7 +37,7 @@ impl ExtensionPlanner for BarrierPlanner {
         node: &dyn UserDefinedLogicalNode,
         _: &[&LogicalPlan],
         physical: &[Arc<dyn ExecutionPlan>],
-        _: &dyn Session,
+        session: &dyn Session,
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let input = |what: &str| match physical {
@@ -50,7 +51,10 @@ impl ExtensionPlanner for BarrierPlanner {
         let input = own_columns(barrier, input("a barrier")?)?;
         let schema = Arc::new(barrier.schema().as_arrow().clone());
         let exec = BarrierExec::try_new(barrier.at().clone(), barrier.grant(), barrier.open(), schema, input)?;
-        Ok(Some(Arc::new(if barrier.sealed() { exec.sealed_over() } else { exec })))
+        let shown = session.config().get_extension::<Visible>().and_then(|s| s.get(barrier.at(), barrier.grant()));
+        let statistics = shown.map(|figures| Arc::new(figures.statistics(&exec.schema(), barrier.is_crossed())));
+        let exec = if barrier.sealed() { exec.sealed_over() } else { exec.showing(statistics) };
+        Ok(Some(Arc::new(exec)))
     }
 }
 

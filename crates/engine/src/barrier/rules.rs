@@ -78,7 +78,7 @@ fn meet(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let (below, above): (Vec<_>, Vec<_>) = conjuncts.into_iter().partition(|e| leakproof::logical(e, schema));
     let Some(below) = conjunction(below) else { return Ok(Transformed::no(unchanged)) };
     let filter = Filter::try_new(below, Arc::clone(node.input()))?;
-    let lowered = node.over(LogicalPlan::Filter(filter))?.into_plan();
+    let lowered = node.over(LogicalPlan::Filter(filter))?.crossed().into_plan();
     Ok(Transformed::yes(match conjunction(above) {
         None => lowered,
         Some(above) => LogicalPlan::Filter(Filter::try_new(above, Arc::new(lowered))?),

@@ -8,7 +8,7 @@ use super::{
     random::Random,
     world::{COLUMNS, Kind, Policy, Row, Shown, Value, batch, schema},
 };
-use crate::barrier::{Decisions, barrier_session_state, physical_text};
+use crate::barrier::{Decisions, Visible, barrier_session_state, physical_text};
 use custody_model::{
     Authentication, ControlSeq, DatasetId, DatasetName, FieldId, Hash, Principal, Purpose, Rung, Subject, TableVersion,
 };
@@ -153,7 +153,7 @@ impl Databases {
             options.optimizer.hash_join_single_partition_threshold_rows = 0;
         }
         let decisions = Arc::new(Decisions::default());
-        let extended = config.clone().with_extension(Arc::clone(&decisions));
+        let extended = config.clone().with_extension(Arc::clone(&decisions)).with_extension(Arc::new(Visible::default()));
         let base = SessionStateBuilder::new().with_default_features().with_config(extended);
         let state = match how {
             How::Governed => barrier_session_state(base).build(),
@@ -272,7 +272,12 @@ impl Databases {
 async fn logical(state: &SessionState, sql: &str, values: &[ScalarValue]) -> Result<LogicalPlan> {
     let plan = floor::settle(state.create_logical_plan(sql).await?)?;
     let plan = if values.is_empty() { plan } else { plan.with_param_values(ParamValues::from(values.to_vec()))? };
-    state.optimize(&plan)
+    let optimised = state.optimize(&plan)?;
+    if let Some(shown) = state.config().get_extension::<Visible>() {
+        // Row sets and masks are total.
+        shown.look(&plan, &optimised, state).await.unwrap();
+    }
+    Ok(optimised)
 }
 
 async fn run(
