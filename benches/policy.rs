@@ -4,8 +4,8 @@
 //! attributes; the table has 500 columns, each of one class, one in ten of a second one too, so 48 sets of classes.
 
 use custody_model::{
-    Actor, Authentication, Class, ControlSeq, DatasetName, Entry, EntryId, FieldId, Hash, Measure, Outcome, Payload, Pin,
-    Principal, Purpose, ReadIntent, Reason, Rung, Subject, Target, Verb, WallNanos,
+    Actor, Authentication, Class, ControlSeq, DatasetName, Entry, EntryId, FieldId, Hash, Measure, Outcome, Payload,
+    Pin, Principal, Purpose, ReadIntent, Reason, Rung, Subject, Target, Verb, WallNanos,
 };
 use custody_policy::{
     Bundle, ColumnFacts, Decisions, Grounds, Recorded, TableFacts, Tables, VersionRead, decide, facts_hash, subject_key,

@@ -22,11 +22,11 @@ mod floor;
 mod leakproof;
 mod planner;
 mod rules;
-mod visible;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod twins;
+mod visible;
 
 pub use check::{Decisions, check};
 pub use exec::{BarrierExec, InsideGovernedTable};

@@ -153,7 +153,8 @@ impl Databases {
             options.optimizer.hash_join_single_partition_threshold_rows = 0;
         }
         let decisions = Arc::new(Decisions::default());
-        let extended = config.clone().with_extension(Arc::clone(&decisions)).with_extension(Arc::new(Visible::default()));
+        let extended =
+            config.clone().with_extension(Arc::clone(&decisions)).with_extension(Arc::new(Visible::default()));
         let base = SessionStateBuilder::new().with_default_features().with_config(extended);
         let state = match how {
             How::Governed => barrier_session_state(base).build(),
