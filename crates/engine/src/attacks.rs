@@ -285,10 +285,15 @@ fn launder(folder: &Path) {
     let derived = "SELECT id, seen, mrn || 'x' AS code, hba1c * 2 AS doubled, upper(note) AS words, \
                    CASE WHEN birth < DATE '1960-01-01' THEN 1 ELSE 0 END AS old FROM raw.patients";
     let further = "SELECT id, seen, substr(code, 1, 2) AS part, doubled / 2 AS halved FROM features.derived";
-    for (name, query) in [("derived", derived), ("further", further)] {
+    let once = "SELECT id, seen, code, doubled, words, old FROM features.derived WHERE id <> 3";
+    for (name, query) in [("derived", derived), ("further", further), ("once", once)] {
         let text = format!("CREATE FEATURE VIEW features.{name} ENTITY person (id) EVENT TIME seen AS {query};");
         fs::write(folder.join(format!("features/{name}.sql")), text).unwrap();
     }
+    let set = "CREATE TRAINING SET training.washed SPINE ENTITY person (id) EVENT TIME seen LABEL cost AS (SELECT id, seen, cost FROM \
+               raw.visits) FEATURES features.once.* IGNORING KNOWN TIME BECAUSE 'it is an attack' SPLIT BY HASH (id) INTO train 1 SEED 1;";
+    fs::create_dir_all(folder.join("training")).unwrap();
+    fs::write(folder.join("training/washed.sql"), set).unwrap();
 }
 
 #[test]
@@ -298,13 +303,17 @@ fn classes_cannot_be_washed_off() {
         let session = warehouse.engine.session(warehouse.principals["engineer"].clone());
         let project = Project::load(warehouse.folder.path()).unwrap_or_else(|p| panic!("{p:#?}"));
         session.publish(&project, &PublishOptions::default(), &|_| {}).await.unwrap_or_else(|p| panic!("{p:#?}"));
+        session
+            .build_training_set(&project, "washed", &PublishOptions::default(), &|_| {})
+            .await
+            .unwrap_or_else(|p| panic!("{p:#?}"));
         let path = data().join("laundering.slt");
         let (text, wrong) = run(&warehouse, &fs::read_to_string(&path).unwrap()).await;
         if std::env::var_os("CUSTODY_UPDATE").is_some() {
             fs::write(&path, text).unwrap();
         }
         // Declassifying is a named act: a rule of the bundle, whose entry has what it changed.
-        let classes = "SELECT array_to_string(classes, ' + ') FROM system.catalog.columns WHERE column_name = 'words'";
+        let classes = "SELECT array_to_string(classes, ' + ') FROM system.catalog.columns WHERE dataset = 'features.derived' AND column_name = 'words'";
         assert_eq!(warehouse.ask("engineer", classes).await.unwrap(), ["hidden"]);
         let policies = warehouse.folder.path().join("policies/attacks.sql");
         let rule = "CREATE DECLASSIFICATION shouting FOR FUNCTION upper REMOVES hidden FROM EXPLICIT;";

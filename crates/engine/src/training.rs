@@ -157,6 +157,10 @@ impl Session {
     fn as_recorded(&self, reference: &Reference, inputs: &[custody_model::InputRef]) -> Result<Option<Found>, Problem> {
         let catalog = self.catalog();
         let Some(dataset) = catalog.dataset(&reference.name) else { return Ok(None) };
+        if dataset.view().is_some() {
+            // As it was then; what its text reads is found in the same catalog.
+            return Ok(self.find(&reference.name, reference.pin));
+        }
         let of = |input: &&custody_model::InputRef| {
             input.dataset == dataset.id() && !matches!(reference.pin, Pin::Version(n) if n != input.version)
         };
