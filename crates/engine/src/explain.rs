@@ -99,9 +99,8 @@ impl Session {
         let Some(kind) = statement.explain else { return Ok(None) };
         let (batch, plan) = match kind {
             ExplainKind::Lineage => {
-                let mut drafted = self.draft(statement, Text::Full).await?;
-                drafted.lineage = self.lineage_to_views(&drafted.plan, &statement.pinned)?;
-                let rows = lineage_rows(&statement.pinned, &drafted.lineage);
+                let drafted = self.draft(statement, Text::Full).await?;
+                let rows = lineage_rows(&statement.pinned, &self.lineage_to_views(drafted, &statement.pinned)?);
                 (lineage_batch(&rows, true)?, None)
             }
             ExplainKind::Policy => (policy_batch(&statement.pinned)?, None),

@@ -130,8 +130,11 @@ impl Session {
         let Drafted { plan, lineage, state } = drafted;
         let optimised = state.optimize(&plan).map_err(|e| from_datafusion(&e))?;
         // Statistics make plans better, never possible: what fails here fails again, and is told, when it runs.
-        if let Err(error) = self.engine.visible.look(&plan, &optimised, &state).await {
-            tracing::debug!(%error, "visible rows were not counted");
+        let look = self.engine.visible.look(&plan, &optimised, &state);
+        match tokio::time::timeout(self.engine.settings.statement_time, look).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "visible rows were not counted"),
+            Err(_) => tracing::debug!("visible rows were not counted in time"),
         }
         let physical =
             state.query_planner().create_physical_plan(&optimised, &state).await.map_err(|e| from_datafusion(&e))?;

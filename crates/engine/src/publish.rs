@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) use view::PreparedView;
 
 /// Changes whenever the same plan over the same inputs may give other values.
-pub const ENGINE_VERSION: u64 = 1;
+pub const ENGINE_VERSION: u64 = 2;
 
 /// What happens while a project is run or published, for whoever shows progress.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 //! has a grant of its own, like any table. Whatever keeps a reader from using a view reads like a view that is not there.
 
 use crate::{
-    governed::{EngineLeaves, limits, nothing_dropped, plan_query},
+    governed::{Drafted, EngineLeaves, limits, nothing_dropped, plan_query},
     pin::{Found, PinnedTable, QUARANTINE, all_classes, not_found},
     problem::from_datafusion,
     provider::GovernedTable,
@@ -16,7 +16,7 @@ use custody_catalog::PlainView;
 use custody_dialect::{GatedQuery, Reference, Statement};
 use custody_lineage::{Leaf, Leaves, NodeRule, Text};
 use custody_model::{
-    Class, ClassLabel, DatasetDefinition, DatasetId, FieldId, Lineage, Pin, Principal, Problem, SourceText,
+    Class, ClassLabel, DatasetDefinition, DatasetId, DatasetKind, FieldId, Lineage, Pin, Principal, Problem, SourceText,
 };
 use custody_policy::{Barrier, enforce, floor, govern_view};
 use datafusion::{
@@ -99,7 +99,7 @@ impl Session {
         };
         let owner = view.record.definer.then(|| Principal(view.record.definition.owner.clone()));
         let rights = self.with_rights_of(&owner);
-        let text = rights.plan_text(&view.record.definition.sql, found.at.dataset, within).await;
+        let text = rights.plan_text(&query_of(&view.record.definition.sql)?, found.at.dataset, within).await;
         let mut text = text.map_err(hidden)?;
         if let Some(owner) = &owner {
             // A view within that has an owner of its own keeps it.
@@ -142,7 +142,7 @@ impl Session {
     /// Plans the text of a view with this subject's rights.
     pub(crate) async fn plan_text(
         &self,
-        sql: &str,
+        query: &GatedQuery,
         view: DatasetId,
         within: &Within<'_>,
     ) -> Result<PlannedText, Problem> {
@@ -150,7 +150,6 @@ impl Session {
             return Err(Problem::new(1154, "a plain view reads itself").help("leave out one of the references"));
         }
         let inner = Within { overrides: within.overrides, views: within.views.iter().copied().chain([view]).collect() };
-        let query = query_of(sql)?;
         let mut beneath = vec![];
         for reference in query.references() {
             let here = |p: Problem| p.label(reference.place().label("here"));
@@ -170,8 +169,8 @@ impl Session {
             }
         }
         let state = self.engine.state(&beneath, &self.subject)?;
-        nothing_dropped(&state, &query)?;
-        let plan = plan_query(&state, query.into_ast()).await?;
+        nothing_dropped(&state, query)?;
+        let plan = plan_query(&state, query.clone().into_ast()).await?;
         let lineage = custody_lineage::extract(&plan, &EngineLeaves, &self.declassifications(), &limits(Text::None))?;
         let labels = self.labels(&lineage, &beneath);
         // They are planned: the text around must not find them by the names that this one has for them.
@@ -180,10 +179,13 @@ impl Session {
     }
 
     /// Lineage as this subject may see it: it ends at a view that read with its owner's rights.
-    pub(crate) fn lineage_to_views(&self, plan: &LogicalPlan, pinned: &[PinnedTable]) -> Result<Lineage, Problem> {
+    pub(crate) fn lineage_to_views(&self, drafted: Drafted, pinned: &[PinnedTable]) -> Result<Lineage, Problem> {
+        if !pinned.iter().any(|t| t.definition.kind == DatasetKind::View) {
+            return Ok(drafted.lineage);
+        }
         let open: HashSet<_> = pinned.iter().filter(|t| t.explains()).map(|t| t.at.clone()).collect();
         let leaves = ToViews { open: &|barrier| open.contains(barrier.at()) };
-        Ok(custody_lineage::extract(plan, &leaves, &self.declassifications(), &limits(Text::Full))?)
+        Ok(custody_lineage::extract(&drafted.plan, &leaves, &self.declassifications(), &limits(Text::Full))?)
     }
 }
 

@@ -301,21 +301,6 @@ fn catalog_changes() -> Vec<CatalogChange> {
             expires: WallNanos(1_900_000_000_000_000_000),
         }),
         CatalogChange::Admin(AdminRecord { principal: "local/ann".into(), roles: set(&["admin", "policy_admin"]) }),
-        CatalogChange::Status(StatusRecord {
-            dataset: dataset(1),
-            made_at: ControlSeq(7),
-            revoked: true,
-            because: "wrong unit".into(),
-        }),
-        CatalogChange::Model(ModelRecord {
-            name: "mortality".into(),
-            version: 2,
-            training: input(),
-            artifact: hash(14),
-            artifact_bytes: 1 << 33,
-            receipt_key: "clinic/receipts+00000000+AQ".into(),
-            because: "better".into(),
-        }),
     ]
 }
 
@@ -456,7 +441,29 @@ pub(crate) fn entries() -> Vec<Entry> {
         .map(|(n, p)| bare(n, p))
         .chain(numbered().map(|(n, p)| full(100 + n, p)))
         .chain([with_a_view()])
+        .chain((251..).zip(later_changes()).map(|(n, change)| full(n, Payload::CatalogChange(change))))
         .collect()
+}
+
+/// Cases that came after the golden file: a new one goes to the end, so that no line of it changes.
+fn later_changes() -> Vec<CatalogChange> {
+    vec![
+        CatalogChange::Status(StatusRecord {
+            dataset: dataset(1),
+            made_at: ControlSeq(7),
+            revoked: true,
+            because: "wrong unit".into(),
+        }),
+        CatalogChange::Model(ModelRecord {
+            name: "mortality".into(),
+            version: 2,
+            training: input(),
+            artifact: hash(14),
+            artifact_bytes: 1 << 33,
+            receipt_key: "clinic/receipts+00000000+AQ".into(),
+            because: "better".into(),
+        }),
+    ]
 }
 
 /// A plain view with its owner's rights, and a target that was read with them.

@@ -10,7 +10,8 @@
 //! 5. `check`: looks at the finished plan, after every physical rule, and refuses it where any of this failed.
 //! 6. `explain`: plans as text that end at each barrier.
 //! 7. `visible`: statistics of what is visible, for planning joins.
-//! 8. `floor`: groups with too few members, of columns that may only be aggregated.
+//! 8. `names`: filters move only where column names are unambiguous.
+//! 9. `floor`: groups with too few members, of columns that may only be aggregated.
 //!
 //! Known and documented, not closed: time, and how much a scan could prune; how many partitions the files below a
 //! barrier make.
@@ -20,6 +21,7 @@ mod exec;
 mod explain;
 mod floor;
 mod leakproof;
+mod names;
 mod planner;
 mod rules;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod visible;
 pub use check::{Decisions, check};
 pub use exec::{BarrierExec, InsideGovernedTable};
 pub use explain::{logical_text, physical_text};
+pub use names::physical_optimizer_rules;
 pub use planner::{BarrierPlanner, BarrierQueryPlanner};
 pub use rules::{BarrierPushDown, optimizer_rules};
 pub use visible::{Figures, Visible};
@@ -38,12 +41,14 @@ pub use visible::{Figures, Visible};
 use datafusion::execution::SessionStateBuilder;
 use std::sync::Arc;
 
-/// Puts the barrier into a session: optimizer rules, and a query planner that checks what it made.
+/// Puts the barrier into a session: logical and physical optimizer rules, and a query planner that checks what it made.
 ///
-/// It replaces both, so it comes after anything else that sets them. Storage is read only under the [`Decisions`] that
+/// It replaces all of these, so it comes after anything else that sets them. Storage is read only under the [`Decisions`] that
 /// the session's config carries as an extension; without them, under none.
 pub fn barrier_session_state(base: SessionStateBuilder) -> SessionStateBuilder {
     let planner =
         Arc::new(BarrierQueryPlanner::new(vec![Arc::new(floor::FloorPlanner), Arc::new(crate::asof::AsOfPlanner)]));
-    base.with_optimizer_rules(optimizer_rules()).with_query_planner(planner)
+    base.with_optimizer_rules(optimizer_rules())
+        .with_physical_optimizer_rules(physical_optimizer_rules())
+        .with_query_planner(planner)
 }

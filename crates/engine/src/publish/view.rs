@@ -79,7 +79,7 @@ impl Session {
         }
         let id = known.map_or_else(|| catalog.new_dataset_id(name), Dataset::id);
         let rights = self.with_rights_of(&def.definer.then(|| owner.clone()));
-        let text = rights.plan_text(&declared.text, id, &Within::run(overrides)).await?;
+        let text = rights.plan_text(&def.query, id, &Within::run(overrides)).await?;
         exact_sources(name, &text.lineage)?;
         let schema = custody_store::version_schema(text.plan.schema().as_arrow()).map_err(|e| e.problem())?;
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();

@@ -49,7 +49,7 @@ pub struct AuditScan {
     known: Arc<Dictionaries>,
     view: Arc<View>,
     parts: Vec<Part>,
-    lookup: Option<Arc<Lookup>>,
+    lookups: Vec<Arc<Lookup>>,
     /// Present where the viewer may see client addresses.
     unseal: Option<Unseal>,
 }
@@ -78,7 +78,7 @@ impl Part {
 
 impl std::fmt::Debug for AuditScan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AuditScan").field("chunks", &self.parts.len()).field("lookup", &self.lookup).finish()
+        f.debug_struct("AuditScan").field("chunks", &self.parts.len()).field("lookups", &self.lookups).finish()
     }
 }
 
@@ -104,7 +104,7 @@ impl Snapshot {
             columns: (0..table.schema.fields().len()).map(|at| table.column(at)).collect(),
             known: Arc::clone(&self.known),
             parts,
-            lookup: None,
+            lookups: vec![],
             unseal: gate.sealed().then(|| facts.unsealer()),
         })
     }
@@ -152,7 +152,7 @@ impl AuditScan {
     /// The same scan of rows that satisfy this too.
     pub fn filter(mut self, condition: &Condition) -> Self {
         let one = Lookup::new(condition, &self.known, &self.view);
-        self.lookup = Some(Arc::new(one));
+        self.lookups.push(Arc::new(one));
         self
     }
 
@@ -195,8 +195,10 @@ impl AuditScan {
         let chunk = part.chunk();
         // What skips most comes first.
         let mut rows = Lookup::times(chunk, times);
-        if !matches!(rows, Rows::Nothing) {
-            rows = rows.and(self.lookup.as_ref().map_or(Rows::All, |lookup| lookup.rows(chunk)));
+        for lookup in &self.lookups {
+            if !matches!(rows, Rows::Nothing) {
+                rows = rows.and(lookup.rows(chunk));
+            }
         }
         if matches!(rows, Rows::Nothing) {
             return vec![];

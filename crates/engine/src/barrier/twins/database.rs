@@ -8,7 +8,7 @@ use super::{
     random::Random,
     world::{COLUMNS, Kind, Policy, Row, Shown, Value, batch, schema},
 };
-use crate::barrier::{Decisions, Visible, barrier_session_state, physical_text};
+use crate::barrier::{Decisions, Visible, barrier_session_state, physical_optimizer_rules, physical_text};
 use custody_model::{
     Authentication, ControlSeq, DatasetId, DatasetName, FieldId, Hash, Principal, Purpose, Rung, Subject, TableVersion,
 };
@@ -160,7 +160,12 @@ impl Databases {
             How::Governed => barrier_session_state(base).build(),
             How::Plain => base.build(),
         };
-        let plain = SessionStateBuilder::new().with_default_features().with_config(config.clone()).build();
+        // Stored copies are read as DataFusion does it, but for what is known to be wrong.
+        let plain = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(config.clone())
+            .with_physical_optimizer_rules(physical_optimizer_rules())
+            .build();
         let scratch = SessionContext::new_with_config(config);
         let (session, reference) = (SessionContext::new_with_state(state), SessionContext::new_with_state(plain));
         let now = Arc::new(AtomicUsize::new(0));
