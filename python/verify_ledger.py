@@ -485,13 +485,15 @@ def read_blob(value):
 
 
 def named_blobs(kind, payload):
-    """A bundle's files (kind 2), a source's file list (kind 1, case 1)."""
+    """A bundle's files (kind 2), a source's file list (kind 1, case 1), a version's profile (kind 12) if it has one."""
     if kind == 2:
         need(isinstance(payload, dict) and 2 in payload, "its payload names no blob")
         return [read_blob(payload[2])]
     if kind == 1 and isinstance(payload, list) and len(payload) == 2 and payload[0] == 1:
         need(isinstance(payload[1], dict) and 5 in payload[1], "its payload names no blob")
         return [read_blob(payload[1][5])]
+    if kind == 12 and isinstance(payload, dict) and 21 in payload:
+        return [read_blob(payload[21])]
     return []
 
 

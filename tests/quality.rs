@@ -126,3 +126,92 @@ fn a_draft_never_hides_what_its_publish_sets_aside() {
     straight.run(&["publish", "-m", "first", "-s", "patient_profile"]).code(0);
     assert_eq!(roots(&drafted), roots(&straight));
 }
+
+/// The profile of a version is made while it is written: its counts are those of the rows, no cell is of few rows, and it
+/// is told to whoever could count them.
+#[test]
+fn profiles_count_what_is_published_and_are_governed_as_the_columns() {
+    let world = promising(QUARANTINE);
+    world.run(&["publish", "-m", "first"]).code(0);
+    let ask = |text: &str| world.run(&["--format", "csv", "sql", "-c", text]).code(0);
+    let profile = "SELECT row_count, null_count, distinct_count, round(mean, 6) AS mean FROM system.quality.profiles WHERE dataset = 'features.patient_profile' AND column_name = 'bmi'";
+    let counted = "SELECT count(*) AS row_count, count(*) - count(bmi) AS null_count, count(DISTINCT bmi) AS distinct_count, round(avg(bmi), 6) AS mean FROM features.patient_profile";
+    assert_eq!(ask(profile), ask(counted));
+    let few = "SELECT count(*) AS n FROM system.quality.profile_cells WHERE row_count < 10";
+    assert_eq!(number(&ask(few)), 0);
+    // Every row is in a cell, is NULL, or is one of a few.
+    let whole = "SELECT count(*) AS n FROM system.quality.profiles AS p LEFT JOIN (SELECT dataset, version, ordinal, sum(row_count) AS n \
+                 FROM system.quality.profile_cells GROUP BY dataset, version, ordinal) AS c USING (dataset, version, ordinal) \
+                 WHERE coalesce(c.n, 0) + coalesce(p.null_count, 0) + p.small_rows <> p.row_count";
+    assert_eq!(number(&ask(whole)), 0);
+    let cells = "SELECT count(*) AS n FROM system.quality.profile_cells WHERE column_name = 'region'";
+    assert!(number(&ask(cells)) > 1, "{}", ask(cells));
+    // Quarantined rows are not in it.
+    let quarantined = "SELECT count(*) AS n FROM system.quality.profile_cells WHERE dataset = 'features.patient_profile' AND column_name = 'bmi' AND CAST(from_value AS DOUBLE) >= 27";
+    assert_eq!(number(&ask(quarantined)), 0);
+    // By column and rung; an auditor sees counts and no values.
+    for principal in ["researcher", "billing", "auditor"] {
+        let seen = world.sql(
+            principal,
+            "SELECT DISTINCT column_name FROM system.quality.profiles WHERE dataset = 'features.patient_profile'",
+        );
+        assert_eq!(seen, "column_name\n", "{principal}");
+    }
+    let shown = world.run(&["--format", "csv", "show", "features.patient_profile@1"]).code(0);
+    assert!(shown.contains("bmi < 27,quarantine") && shown.contains("distinct_count"), "{shown}");
+    world.run(&["show", "features.none"]).code(6);
+    world.run(&["ledger", "verify"]).code(8);
+
+    // A draft that is adopted, and any number of partitions, give the same.
+    let cells = "SELECT dataset, version, ordinal, from_value, to_value, row_count FROM system.quality.profile_cells ORDER BY dataset, version, ordinal, cell";
+    let first = ask(cells);
+    let other = promising(QUARANTINE);
+    let settings = other.project().join("custody.toml");
+    fs::write(&settings, fs::read_to_string(&settings).unwrap() + "\n[limits]\npartitions = 8\n").unwrap();
+    other.run(&["run"]).code(0);
+    other.run(&["publish", "-m", "first"]).code(0);
+    assert_eq!(other.run(&["--format", "csv", "sql", "-c", cells]).code(0), first);
+}
+
+#[test]
+fn versions_are_compared_and_readers_of_a_breaking_change_are_named() {
+    let world = World::published();
+    let file = world.project().join("features/lab_trend.sql");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("'730 days'", "'30 days'")).unwrap();
+    world.run(&["publish", "-m", "shorter windows"]).code(0);
+    let told = world.run(&["diff", "features.lab_trend@1..@2"]).code(5);
+    assert!(told.starts_with("features.lab_trend 1 -> 2  data\n  rows "), "{told}");
+    assert!(told.contains("hdl_mean_2y") && told.contains("(PSI ") && told.contains("mean "), "{told}");
+    let id = told.lines().find(|l| l.trim_start().starts_with("id ")).unwrap();
+    assert!(id.ends_with("stable (PSI 0.000, KS 0.000)"), "{told}");
+    let drift = "SELECT version, base_version, column_name, state FROM system.quality.drift WHERE dataset = 'features.lab_trend' AND column_name = 'id'";
+    let drift = world.run(&["--format", "csv", "sql", "-c", drift]).code(0);
+    assert_eq!(drift, "version,base_version,column_name,state\n2,1,id,stable\n");
+    // Whoever sees part of the rows, or a column masked, is told which columns there are, and not what is in them.
+    let profile = world.project().join("features/patient_profile.sql");
+    let before = fs::read_to_string(&profile).unwrap();
+    fs::write(&profile, before.replace("AS bmi", "AS bmi, weight * 2 AS twice")).unwrap();
+    world.run(&["publish", "-m", "more", "-s", "patient_profile"]).code(0);
+    let all = world.run(&["diff", "features.patient_profile@1..@2"]).code(5);
+    assert!(all.contains("additive\n  rows ") && all.contains("+ twice") && all.contains("PSI"), "{all}");
+    let part = world.run(&["--as", "researcher", "diff", "features.patient_profile@1..@2"]).code(5);
+    assert!(part.contains("  bmi ") && !part.contains("  rows ") && !part.contains("PSI"), "{part}");
+    world.run(&["--as", "billing", "diff", "features.lab_trend@1..@2"]).code(6);
+    world.run(&["diff", "features.lab_trend@2..@2"]).code(0);
+    world.run(&["diff", "features.lab_trend"]).code(2);
+
+    let renamed = text.replace("AS hdl_mean_2y", "AS hdl_mean").replace("AS chol_mean_2y", "AS chol");
+    fs::write(&file, renamed).unwrap();
+    let refused = world.run(&["publish", "-m", "breaks", "-s", "lab_trend"]);
+    for told in [
+        "C1116",
+        "would break its readers `features.risk_inputs`, `training.mortality`",
+        "column `hdl_mean_2y` is gone",
+    ] {
+        assert!(refused.err.contains(told), "{told}: {}", refused.err);
+    }
+    assert_eq!(refused.code, 1);
+    let planned = world.run(&["plan", "-s", "lab_trend"]).out;
+    assert!(planned.contains("consumers features.risk_inputs, training.mortality"), "{planned}");
+}

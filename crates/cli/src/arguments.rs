@@ -94,6 +94,20 @@ pub(crate) enum Command {
         /// `features.lab_trend`
         name: String,
     },
+    /// A version: rows, columns with their classes and profiles, expectations.
+    ///
+    /// Example: custody show features.lab_trend@1
+    Show {
+        /// `features.lab_trend@1`; without a number the newest
+        version: String,
+    },
+    /// What changed between two versions: columns, and how far their values are apart. Exit code 5 when they differ.
+    ///
+    /// Example: custody diff features.lab_trend@1..@2
+    Diff {
+        /// `features.lab_trend@1..@2`; with one number: against the newest
+        versions: String,
+    },
     /// Checks a version's files against the ledger; exit code 4 when they differ.
     Verify {
         /// `features.lab_trend@1`

@@ -27,6 +27,8 @@ pub struct PlannedView {
     pub rows: Option<u64>,
     /// Why it would be computed; empty: it would not.
     pub because: Vec<String>,
+    /// Datasets made of it: who a change reaches.
+    pub consumers: Vec<custody_model::DatasetName>,
     /// Lineage of every column, as `EXPLAIN LINEAGE` has it.
     pub lineage: Vec<LineageRow>,
     /// The classes of each column, in order, by name.
@@ -95,6 +97,7 @@ impl Session {
                 contract: prepared.contract,
                 newest: prepared.newest,
                 rows: prepared.same.as_ref().map(|(_, rows)| *rows),
+                consumers: self.consumers(prepared.definition.id, name, Some(project)),
                 because,
                 lineage: lineage_rows(&prepared.pinned, &prepared.drafted.lineage),
                 classes: labels.iter().map(|l| l.iter().map(ToString::to_string).collect()).collect(),

@@ -14,6 +14,7 @@
 
 mod commit;
 mod compute;
+mod contract;
 mod definition;
 mod identity;
 mod prepare;
@@ -28,6 +29,7 @@ use crate::{
     session::Session,
 };
 pub(crate) use compute::Wrote;
+pub(crate) use contract::contract;
 use custody_dialect::ViewDef;
 use custody_model::{
     ClassLabel, DatasetDefinition, DatasetKind, DatasetName, EntryRef, ExpectationResult, Hash, InputRef, Pin,
@@ -181,6 +183,8 @@ pub(crate) struct Prepared {
     pub(crate) recorded: Option<(Principal, Hash)>,
     /// What must hold of its rows.
     pub(crate) expected: Vec<Expected>,
+    /// The group floor on it.
+    pub(crate) floor: Option<u64>,
 }
 
 /// What a definition says of its output.
@@ -258,11 +262,7 @@ impl Session {
                 continue;
             }
             if prepared.contract == Contract::Breaking && !options.accept_breaking {
-                return Err(Problem::new(
-                    1116,
-                    format!("publishing `{name}` would break its readers: a column is gone or changed"),
-                )
-                .help("custody plan shows the change; --accept-breaking publishes it"));
+                return Err(self.breaking(&prepared, Some(project)));
             }
             let text = project.text(declared.file);
             let version = self.publish_view(&prepared, options, tell).await.map_err(|p| in_file(p, text))?;

@@ -20,8 +20,7 @@ use crate::{
 use custody_catalog::{Catalog, Dataset, Draft};
 use custody_ledger::{Position, Reader};
 use custody_model::{
-    ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem,
-    RunRecord, RunState, Rung, StoredEntry, Subject, TableVersion, WallNanos, WriterId,
+    BlobRef, ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem, RunRecord, RunState, Rung, StoredEntry, Subject, TableVersion, WallNanos, WriterId, profile::Profile,
 };
 use custody_policy::{ColumnGrant, Grant, RowGrant, enforce, subject_key};
 use custody_store::{FileDisk, Place};
@@ -160,6 +159,13 @@ impl Engine {
         let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
         system.follow()?;
         Ok(system.fold.asserted().clone())
+    }
+
+    /// What the values of a version look like, as its publish recorded it.
+    pub(crate) fn profile(&self, blob: &BlobRef) -> Result<Profile, Problem> {
+        let damaged = |what| Problem::new(4003, format!("a profile {what}")).help("custody ledger verify");
+        let json = self.recorder.get_blob(blob)?.ok_or_else(|| damaged("is gone"))?;
+        custody_store::profile_from_json(&json).ok_or_else(|| damaged("cannot be read"))
     }
 
     /// All system tables at one position.
@@ -390,6 +396,13 @@ impl Sees for SubjectSees<'_> {
         !enforce!("system.owned", !owned)
     }
 
+    fn raw(&self, node: Node) -> bool {
+        let grant = self.grant(node.made_at()).filter(|g| g.rows == RowGrant::All);
+        let column = usize::from(node.ordinal()).checked_sub(1);
+        let sees = grant.zip(column).and_then(|(g, i)| g.columns.get(i).map(|c| c.rung == Rung::Raw));
+        !enforce!("system.raw", sees != Some(true))
+    }
+
     fn open(&self, table: &TableVersion) -> bool {
         !enforce!("system.open", !self.grant(table.made_at).is_some_and(|g| g.open()))
     }
@@ -465,6 +478,10 @@ impl Facts for EngineFacts<'_> {
 
     fn now(&self) -> WallNanos {
         self.session.engine.clock().now()
+    }
+
+    fn profile(&self, blob: &BlobRef) -> Result<Profile, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.session.engine.profile(blob).map_err(|p| p.to_string())?)
     }
 
     fn subject_key(&self, subject: &Subject) -> Hash {

@@ -78,11 +78,7 @@ impl Session {
             return Ok(None);
         }
         if prepared.contract == Contract::Breaking && !options.accept_breaking {
-            return Err(Problem::new(
-                1116,
-                format!("building `{name}` would break its readers: a column is gone or changed"),
-            )
-            .help("--accept-breaking builds it"));
+            return Err(self.breaking(&prepared, Some(project)));
         }
         let published = self.publish_view(&prepared, options, tell).await?;
         tell(Event::Published(published.clone()));

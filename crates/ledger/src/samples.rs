@@ -215,6 +215,7 @@ fn run(state: RunState) -> RunRecord {
             vec![]
         },
         expectations: if written { vec![expectation()] } else { vec![] },
+        profile: None,
     }
 }
 
@@ -248,6 +249,7 @@ fn publish() -> Publish {
         git_dirty: Some(true),
         quarantine_rows: Some(2),
         expectations: vec![expectation()],
+        profile: None,
     }
 }
 
@@ -441,20 +443,21 @@ pub(crate) fn entries() -> Vec<Entry> {
         .map(|(n, p)| bare(n, p))
         .chain(numbered().map(|(n, p)| full(100 + n, p)))
         .chain([with_a_view()])
-        .chain((251..).zip(later_changes()).map(|(n, change)| full(n, Payload::CatalogChange(change))))
+        .chain(later().into_iter().zip(251..).map(|(payload, n)| full(n, payload)))
         .collect()
 }
 
 /// Cases that came after the golden file: a new one goes to the end, so that no line of it changes.
-fn later_changes() -> Vec<CatalogChange> {
+fn later() -> Vec<Payload> {
+    let profile = Some(BlobRef { hash: hash(14), length: 4_000 });
     vec![
-        CatalogChange::Status(StatusRecord {
+        Payload::CatalogChange(CatalogChange::Status(StatusRecord {
             dataset: dataset(1),
             made_at: ControlSeq(7),
             revoked: true,
             because: "wrong unit".into(),
-        }),
-        CatalogChange::Model(ModelRecord {
+        })),
+        Payload::CatalogChange(CatalogChange::Model(ModelRecord {
             name: "mortality".into(),
             version: 2,
             training: input(),
@@ -462,7 +465,9 @@ fn later_changes() -> Vec<CatalogChange> {
             artifact_bytes: 1 << 33,
             receipt_key: "clinic/receipts+00000000+AQ".into(),
             because: "better".into(),
-        }),
+        })),
+        Payload::Run(RunRecord { profile: profile.clone(), ..run(RunState::Written) }),
+        Payload::Publish(Publish { profile, ..publish() }),
     ]
 }
 

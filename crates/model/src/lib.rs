@@ -1,6 +1,7 @@
 //! Nouns of the domain, shared by every crate.
 //!
-//! No logic beyond checked construction and display, no I/O, no clock. When two crates on one level need
+//! No logic beyond checked construction, display and the arithmetic of [`profile`], which whoever writes and whoever reads
+//! one must share; no I/O, no clock. When two crates on one level need
 //! to talk about the same thing, the noun lives here; what is done with it lives with whoever does it.
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ mod lineage;
 mod name;
 mod payload;
 mod problem;
+pub mod profile;
 mod subject;
 
 pub use asserted::{AssertedLineage, AssertedOutput, AssertedSource, AssertedTable, FlowKind};

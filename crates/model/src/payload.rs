@@ -349,6 +349,8 @@ pub struct RunRecord {
     pub quarantine_files: Vec<FileDigest>,
     /// From `Written` on: what each expectation found, in the order of the declaration.
     pub expectations: Vec<ExpectationResult>,
+    /// From `Written` on: what the values look like.
+    pub profile: Option<BlobRef>,
 }
 
 /// The lineage of the version with this identity.
@@ -407,6 +409,8 @@ pub struct Publish {
     pub quarantine_rows: Option<u64>,
     /// What each expectation found, in the order of the declaration.
     pub expectations: Vec<ExpectationResult>,
+    /// What the values look like, quarantined ones aside.
+    pub profile: Option<BlobRef>,
 }
 
 /// What a read is about to do.

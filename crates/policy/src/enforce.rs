@@ -64,6 +64,7 @@ pub const IDS: &[&str] = &[
     "system.explained",
     "system.open",
     "system.owned",
+    "system.raw",
     "training.replay",
     "view.classes",
     "view.explain",

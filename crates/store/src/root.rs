@@ -104,6 +104,11 @@ impl Block {
         schema.fields().iter().enumerate().map(|(i, field)| self.leaf(i, field)).collect()
     }
 
+    /// Its rows, in order.
+    pub(crate) fn rows(&self) -> &[RecordBatch] {
+        &self.rows
+    }
+
     fn leaf(&self, ordinal: usize, field: &Field) -> Result<Hash, StoreError> {
         let name = field.name();
         let parts: Vec<&dyn Array> = self.rows.iter().map(|rows| rows.column(ordinal).as_ref()).collect();

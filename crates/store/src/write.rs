@@ -3,7 +3,7 @@
 //! 1. [`Warehouse::stage`] opens `<place>/<run id>/`; nothing is visible.
 //! 2. [`Staging::write`] takes rows in the order of keys and times, in batches of any size. They are cast to the declared
 //!    schema, cut into batches of exactly 8,192 rows (page boundaries follow batch boundaries, so bytes would differ
-//!    otherwise), hashed and encoded. Memory holds one row group and two blocks, whatever the number of rows.
+//!    otherwise), hashed, counted ([`Staging::profiled`]) and encoded. Memory holds one row group and two blocks, whatever the number of rows.
 //! 3. [`Staging::finish`] closes and syncs the files: root, digests, bounds.
 //! 4. [`Staged::commit`] writes Delta commit 0, if there is none.
 //!
@@ -13,6 +13,7 @@
 use crate::{
     Bounds, DataFile, Manifest, Place, StoreError, Warehouse, conform, field_id,
     manifest::{column_json, ordering},
+    profile::Profiler,
     root::{Block, RootHasher, schema_hash},
     version_type,
 };
@@ -23,7 +24,7 @@ use arrow::{
     row::{OwnedRow, RowConverter, SortField},
 };
 use bytes::Bytes;
-use custody_model::{EntryId, FieldId, FileDigest, Hash, WallNanos};
+use custody_model::{EntryId, FieldId, FileDigest, Hash, WallNanos, profile::Profile};
 use datafusion::{
     functions_aggregate::min_max::{MaxAccumulator, MinAccumulator},
     logical_expr::Accumulator,
@@ -119,7 +120,8 @@ pub struct Staging {
     last: Option<OwnedRow>,
     even: BatchCoalescer,
     root: RootHasher,
-    hashing: VecDeque<JoinHandle<Result<Vec<Hash>, StoreError>>>,
+    hashing: VecDeque<JoinHandle<Result<(Vec<Hash>, Option<Profiler>), StoreError>>>,
+    profiler: Option<Profiler>,
     taken: u64,
     open: Option<OpenFile>,
     files: Vec<DataFile>,
@@ -136,6 +138,7 @@ pub struct Staged {
     rows: u64,
     content_root: Hash,
     event_range: Option<(i64, i64)>,
+    profile: Option<Profile>,
 }
 
 impl Warehouse {
@@ -174,6 +177,7 @@ impl Warehouse {
             even: BatchCoalescer::new(shape.schema.clone(), BATCH_ROWS),
             root: RootHasher::new(&shape.schema)?,
             hashing: VecDeque::new(),
+            profiler: None,
             taken: 0,
             open: None,
             files: vec![],
@@ -210,6 +214,7 @@ impl Warehouse {
             rows: found.rows,
             content_root: root,
             event_range: found.event_range,
+            profile: None,
         };
         for (n, file) in found.files.iter().enumerate() {
             let from = self.file(draft, &file.path);
@@ -251,6 +256,13 @@ fn part_path(run: EntryId, n: usize) -> String {
 }
 
 impl Staging {
+    /// Counts the values too, in the same pass.
+    #[must_use]
+    pub fn profiled(mut self) -> Self {
+        self.profiler = Some(Profiler::new(&self.shape.schema));
+        self
+    }
+
     /// Takes the next rows, in order.
     pub async fn write(&mut self, rows: RecordBatch) -> Result<(), StoreError> {
         if rows.num_rows() == 0 {
@@ -286,6 +298,7 @@ impl Staging {
             files: self.files,
             rows: self.root.rows(),
             content_root: self.root.finish(),
+            profile: self.profiler.map(Profiler::finish),
         })
     }
 
@@ -347,19 +360,29 @@ impl Staging {
         Ok(())
     }
 
-    /// Hashes a block on another core; at most two wait.
+    /// Hashes a block and counts its values on another core; at most two wait.
     async fn hash(&mut self, block: Block) -> Result<(), StoreError> {
         if self.hashing.len() >= 2 {
             self.await_hash().await?;
         }
-        self.hashing.push_back(tokio::task::spawn_blocking(move || block.leaves()));
+        let counting = self.profiler.is_some().then(|| Profiler::new(&self.shape.schema));
+        self.hashing.push_back(tokio::task::spawn_blocking(move || {
+            let counted = counting.map(|mut profiler| {
+                block.rows().iter().for_each(|rows| profiler.add(rows));
+                profiler
+            });
+            Ok((block.leaves()?, counted))
+        }));
         Ok(())
     }
 
     async fn await_hash(&mut self) -> Result<(), StoreError> {
         if let Some(task) = self.hashing.pop_front() {
-            let leaves = task.await.map_err(|e| StoreError::io("hashing", self.place.folder(), e))??;
+            let (leaves, counted) = task.await.map_err(|e| StoreError::io("hashing", self.place.folder(), e))??;
             self.root.add(leaves);
+            if let (Some(profiler), Some(next)) = (&mut self.profiler, counted) {
+                profiler.merge(next);
+            }
         }
         Ok(())
     }
@@ -389,6 +412,11 @@ impl Staged {
     /// Smallest and largest value of the first time column, microseconds.
     pub fn event_range(&self) -> Option<(i64, i64)> {
         self.event_range
+    }
+
+    /// What the values look like, cells of few rows too; where [`Staging::profiled`] asked for it.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     /// The files as the ledger records them.

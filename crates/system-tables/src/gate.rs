@@ -5,7 +5,8 @@
 //! | everyone | datasets and columns they may see; own reads, runs and entries | no counts unless the grant is open |
 //! | owner of a dataset | all rows on it | principals |
 //! | `investigator` | all | principals; client addresses and literals only with a ticket |
-//! | `auditor` | all | counts, raw entries |
+//! | `auditor` | all | counts, raw entries; no values |
+//! | whoever sees all rows and a column raw | its profile | |
 //! | `operator`, `admin` | ledger without entries | |
 //! | `admin`, `policy_admin` | policies, row sets, tags | |
 //!
@@ -14,7 +15,7 @@
 use crate::{Snapshot, edges::Edge, schema::tables};
 use custody_catalog::Catalog;
 use custody_model::{
-    ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion, WallNanos,
+    BlobRef, ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion, WallNanos, profile::Profile,
 };
 use std::{
     cell::RefCell,
@@ -32,6 +33,8 @@ pub trait Sees {
     fn explain_raw(&self, dataset: DatasetId) -> bool;
     /// Whether the dataset's owner is the viewer or one of the viewer's roles.
     fn owned(&self, dataset: DatasetId) -> bool;
+    /// Whether the viewer sees every row of this version and this column raw.
+    fn raw(&self, node: Node) -> bool;
     /// Whether the viewer's grant on this version is open: every row and every column raw.
     fn open(&self, table: &TableVersion) -> bool;
 }
@@ -134,6 +137,8 @@ pub trait Facts {
     fn slo(&self, snapshot: &Snapshot) -> Result<Vec<SloRow>, Box<dyn std::error::Error + Send + Sync>>;
     /// This moment.
     fn now(&self) -> WallNanos;
+    /// What the values of a version look like.
+    fn profile(&self, blob: &BlobRef) -> Result<Profile, Box<dyn std::error::Error + Send + Sync>>;
     /// The key that decisions for this subject are made under.
     fn subject_key(&self, subject: &Subject) -> Hash;
     /// Opens sealed client addresses.
@@ -267,6 +272,11 @@ impl<'a> Gate<'a> {
     /// Counts, ranges and roots.
     pub(crate) fn open(&self, table: &TableVersion) -> bool {
         self.auditor || *self.open.borrow_mut().entry(table.made_at).or_insert_with(|| self.viewer.sees.open(table))
+    }
+
+    /// Values of a column, counted: for whoever could count them, which no role gives.
+    pub(crate) fn countable(&self, node: Node) -> bool {
+        self.viewer.sees.raw(node)
     }
 
     /// An edge: both ends, and what policy added only where it may be seen.

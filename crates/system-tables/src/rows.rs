@@ -3,8 +3,8 @@
 use crate::{SystemError, schema::SystemTable};
 use arrow::{
     array::{
-        ArrayRef, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, Int64Builder, ListBuilder, RecordBatch,
-        StringBuilder, TimestampMicrosecondBuilder,
+        ArrayRef, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder, Int64Builder, ListBuilder,
+        RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
     },
     datatypes::DataType,
 };
@@ -26,6 +26,7 @@ pub(crate) enum Cell<'a> {
     Id(Uuid),
     Int(i64),
     Unsigned(u64),
+    Float(f64),
     Bool(bool),
     Time(WallNanos),
     Micros(i64),
@@ -50,6 +51,7 @@ from! {
     &'a dyn Display, v => Cell::Show(v);
     i64, v => Cell::Int(v);
     u64, v => Cell::Unsigned(v);
+    f64, v => Cell::Float(v);
     bool, v => Cell::Bool(v);
     WallNanos, v => Cell::Time(v);
     Hash, v => Cell::Digest(v);
@@ -71,6 +73,7 @@ impl<'a, T: Into<Cell<'a>>> From<Option<T>> for Cell<'a> {
 enum Column {
     Text(StringBuilder),
     Int(Int64Builder),
+    Float(Float64Builder),
     Bool(BooleanBuilder),
     Time(TimestampMicrosecondBuilder),
     Digest(FixedSizeBinaryBuilder),
@@ -83,6 +86,7 @@ impl Column {
         Some(match data_type {
             DataType::Utf8 => Self::Text(StringBuilder::new()),
             DataType::Int64 => Self::Int(Int64Builder::new()),
+            DataType::Float64 => Self::Float(Float64Builder::new()),
             DataType::Boolean => Self::Bool(BooleanBuilder::new()),
             DataType::Timestamp(..) => Self::Time(TimestampMicrosecondBuilder::new().with_data_type(data_type.clone())),
             DataType::FixedSizeBinary(width) => Self::Digest(FixedSizeBinaryBuilder::new(*width)),
@@ -96,6 +100,7 @@ impl Column {
         match self {
             Self::Text(b) => Arc::new(b.finish()),
             Self::Int(b) => Arc::new(b.finish()),
+            Self::Float(b) => Arc::new(b.finish()),
             Self::Bool(b) => Arc::new(b.finish()),
             Self::Time(b) => Arc::new(b.finish()),
             Self::Digest(b) => Arc::new(b.finish()),
@@ -150,6 +155,8 @@ impl Rows {
                     Ok(v) => b.append_value(v),
                     Err(_) => return Err(SystemError::TooLarge { column: self.table.column(at), value }),
                 },
+                (Column::Float(b), Cell::Null) => b.append_null(),
+                (Column::Float(b), Cell::Float(v)) => b.append_value(v),
                 (Column::Bool(b), Cell::Null) => b.append_null(),
                 (Column::Bool(b), Cell::Bool(v)) => b.append_value(v),
                 (Column::Time(b), Cell::Null) => b.append_null(),

@@ -86,6 +86,9 @@ pub(crate) enum Table {
     Slo,
     Expectations,
     Models,
+    Profiles,
+    ProfileCells,
+    Drift,
     Closure,
 }
 
@@ -93,6 +96,7 @@ pub(crate) enum Table {
 enum Type {
     Text,
     Int,
+    Float,
     Bool,
     Time,
     Digest,
@@ -105,6 +109,7 @@ impl Type {
         match self {
             Self::Text => DataType::Utf8,
             Self::Int => DataType::Int64,
+            Self::Float => DataType::Float64,
             Self::Bool => DataType::Boolean,
             Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
             Self::Digest => DataType::FixedSizeBinary(32),
@@ -175,7 +180,7 @@ fn system_table_of(spec: &'static Spec) -> SystemTable {
     }
 }
 
-use Type::{Bool, Bytes, Digest, Int, List, Text, Time};
+use Type::{Bool, Bytes, Digest, Float, Int, List, Text, Time};
 
 const SPECS: &[Spec] = &[
     Spec {
@@ -620,6 +625,61 @@ const SPECS: &[Spec] = &[
         name: "slo",
         about: "what the ledger promises of itself, and how it stands in this process",
         columns: &[one("metric", Text), opt("value", Int), one("target", Int), one("ok", Bool)],
+    },
+    Spec {
+        table: Table::Profiles,
+        number: 28,
+        schema: "system.quality",
+        name: "profiles",
+        about: "what the values of each column of a published version look like",
+        columns: &[
+            one("entry_id", Text),
+            one("dataset", Text),
+            one("version", Int),
+            one("ordinal", Int),
+            one("column_name", Text),
+            one("row_count", Int),
+            opt("null_count", Int),
+            opt("distinct_count", Int),
+            opt("mean", Float),
+            one("cells", Int),
+            one("small_rows", Int),
+            one("least_rows", Int),
+        ],
+    },
+    Spec {
+        table: Table::ProfileCells,
+        number: 29,
+        schema: "system.quality",
+        name: "profile_cells",
+        about: "how many rows of a published version have which values; cells of few rows are not kept",
+        columns: &[
+            one("dataset", Text),
+            one("version", Int),
+            one("ordinal", Int),
+            one("column_name", Text),
+            one("cell", Int),
+            one("from_value", Text),
+            one("to_value", Text),
+            one("row_count", Int),
+        ],
+    },
+    Spec {
+        table: Table::Drift,
+        number: 30,
+        schema: "system.quality",
+        name: "drift",
+        about: "how far the values of a version are from those of the version before",
+        columns: &[
+            one("dataset", Text),
+            one("version", Int),
+            one("base_version", Int),
+            one("ordinal", Int),
+            one("column_name", Text),
+            one("psi", Float),
+            opt("ks", Float),
+            one("state", Text),
+        ],
     },
 ];
 

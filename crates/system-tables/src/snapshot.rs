@@ -93,6 +93,9 @@ impl Snapshot {
             Table::Keys => ledger::keys(self, &gate, &mut rows)?,
             Table::Slo => ledger::slo(self, &gate, facts, &mut rows)?,
             Table::Models => catalog::models(self, &gate, &mut rows)?,
+            Table::Profiles => quality::profiles(self, &gate, facts, &mut rows)?,
+            Table::ProfileCells => quality::profile_cells(self, &gate, facts, &mut rows)?,
+            Table::Drift => quality::drift(self, &gate, facts, &mut rows)?,
             Table::Expectations => quality::expectations(self, &gate, &mut rows)?,
         }
         rows.finish()

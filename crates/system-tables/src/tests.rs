@@ -141,6 +141,7 @@ fn run(state: RunState) -> Payload {
         quarantine_root: None,
         quarantine_files: vec![],
         expectations: vec![],
+        profile: None,
     })
 }
 
@@ -173,6 +174,7 @@ fn publish() -> Payload {
             checked: 3,
             violations: 1,
         }],
+        profile: Some(BlobRef { hash: hash(5), length: 60 }),
     }))
 }
 
@@ -395,6 +397,9 @@ impl Sees for Known {
     fn owned(&self, dataset: DatasetId) -> bool {
         self.owned.contains(&dataset)
     }
+    fn raw(&self, node: Node) -> bool {
+        self.open && self.columns.contains(&node)
+    }
     fn open(&self, _: &TableVersion) -> bool {
         self.open
     }
@@ -424,6 +429,15 @@ impl Facts for Fixed {
     }
     fn now(&self) -> WallNanos {
         self.1
+    }
+
+    fn profile(&self, blob: &BlobRef) -> Result<profile::Profile, Box<dyn std::error::Error + Send + Sync>> {
+        let (rows, cell) = (blob.length, profile::ordered_key(64) >> 3);
+        let column =
+            |cells| profile::ColumnProfile { nulls: None, distinct: Some(7), mean: Some(66.5), cells, small: 2 };
+        let numbers = profile::Cells::Ordered { shift: 3, rows: BTreeMap::from([(cell, 20), (cell + 1, rows - 22)]) };
+        let texts = profile::Cells::Values(BTreeMap::from([("eu".into(), rows - 2)]));
+        Ok(profile::Profile { rows, least: 10, columns: vec![column(numbers), column(texts)] })
     }
     fn subject_key(&self, subject: &Subject) -> Hash {
         hash(subject.principal.0.len() as u8)
@@ -582,7 +596,10 @@ fn numbers_of_columns_are_frozen() {
         system.quality.expectations 1409+9
         system.catalog.models 1473+10
         system.lineage.scans 1665+9
-        system.metrics.slo 1729+4"#]]
+        system.metrics.slo 1729+4
+        system.quality.profiles 1793+12
+        system.quality.profile_cells 1857+8
+        system.quality.drift 1921+8"#]]
     .assert_eq(&first.join("\n"));
 }
 
@@ -598,6 +615,19 @@ fn expectation_tables() {
         "#]],
     );
     check("nobody", t, "*", expect![[""]]);
+}
+
+/// Values of a column are for whoever could count them: no role gives them.
+#[test]
+fn profile_tables() {
+    let t = "system.quality.profiles";
+    check("bob, open", t, "*", expect![[""]]);
+    check("bob, open", "system.quality.profile_cells", "*", expect![[""]]);
+    check("bob, open", "system.quality.drift", "*", expect![[""]]);
+    for who in ["bob", "auditor", "engineer", "nobody"] {
+        check(who, t, "*", expect![[""]]);
+        check(who, "system.quality.profile_cells", "*", expect![[""]]);
+    }
 }
 
 #[test]

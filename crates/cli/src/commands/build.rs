@@ -91,6 +91,10 @@ fn show(view: &PlannedView) {
     if !rows.is_empty() {
         out(&format!("  rows and order by {}", rows.join(", ")));
     }
+    if !view.consumers.is_empty() {
+        let consumers: Vec<_> = view.consumers.iter().map(ToString::to_string).collect();
+        out(&format!("  consumers {}", consumers.join(", ")));
+    }
     for (reader, reach) in &view.readers {
         out(&format!("  {reader:<14} {}", reach.as_ref().map_or_else(|| "not found".into(), |r| reached(view, r))));
     }

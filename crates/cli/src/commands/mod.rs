@@ -11,6 +11,7 @@ mod model;
 mod policy_test;
 mod query;
 mod serve;
+mod show;
 mod training;
 
 use crate::{
@@ -88,6 +89,8 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Run(args) => build::run(&context, args, arguments.quiet).await,
         Command::Publish(args) => build::publish(&context, args, arguments.quiet).await,
         Command::Log { name } => query::log(&context, name, arguments.format).await,
+        Command::Show { version } => show::show(&context, version, arguments.format).await,
+        Command::Diff { versions } => show::diff(&context, versions).await,
         Command::Verify { version, deep } => build::verify(&context, version, *deep).await,
         Command::Deprecate(args) => model::status(&context, args, false).await,
         Command::Revoke(args) => model::status(&context, args, true).await,

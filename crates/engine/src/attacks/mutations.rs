@@ -226,6 +226,7 @@ async fn told(warehouse: &Warehouse) -> String {
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'raw'",
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'raw'",
         "SELECT * FROM system.policy.row_sets",
+        "SELECT column_name, row_count, cells FROM system.quality.profiles ORDER BY dataset, column_name",
         "SELECT count(*) FROM system.access.audit WHERE principal = 'engineer'",
     ] {
         text.push(format!("{sql}: {:?}", warehouse.ask("research", sql).await));
@@ -289,7 +290,9 @@ async fn published(warehouse: &Warehouse, who: &str) -> String {
         PublishOptions { select: project.features.keys().map(ToString::to_string).collect(), ..Default::default() };
     let session = warehouse.engine.session(warehouse.principals[who].clone());
     let made: Result<_, Problem> = session.publish(&project, &options, &|_| {}).await;
-    let versions = warehouse.ask("engineer", "SELECT dataset, version FROM system.catalog.versions ORDER BY ALL").await;
+    let versions = warehouse
+        .ask("engineer", "SELECT dataset, version FROM system.catalog.versions ORDER BY dataset, version")
+        .await;
     format!("{:?} {versions:?}", made.map(|p| p.len()).map_err(|p| p.to_string()))
 }
 
@@ -308,6 +311,9 @@ fn every_id_outside_the_barrier_is_seen() {
         warehouse.principals.insert("chief".into(), subject("chief", "chief", "build"));
         warehouse.record_views().await;
         warehouse.ask("engineer", "SELECT secret, name FROM raw.patients JOIN raw.staff USING (id)").await.unwrap();
+        let profiled = "CREATE FEATURE VIEW features.profiled ENTITY person (id) EVENT TIME seen AS SELECT id, seen, hba1c FROM raw.patients;";
+        fs::write(warehouse.folder.path().join("features/profiled.sql"), profiled).unwrap();
+        assert!(published(&warehouse, "engineer").await.starts_with("Ok(1)"), "a view with a profile");
         let right = told(&warehouse).await;
         assert_eq!(right, told(&warehouse).await, "the answers are always the same");
         let mut unseen = vec![];

@@ -9,7 +9,7 @@ use crate::{
 };
 use custody_catalog::Dataset;
 use custody_model::{
-    CatalogChange, ControlSeq, DatasetDefinition, DraftRecord, EntryId, EntryRef, ExpectationResult, Hash,
+    BlobRef, CatalogChange, ControlSeq, DatasetDefinition, DraftRecord, EntryId, EntryRef, ExpectationResult, Hash,
     LineageRecord, Outcome, Payload, Problem, Publish, RunState, Verb,
 };
 use custody_store::{Committed, Manifest, Place, Staged, Stamp, StoreError};
@@ -151,6 +151,7 @@ impl Session {
                 git_dirty: options.git_dirty,
                 quarantine_rows: made.quarantine.map(|(_, rows)| rows),
                 expectations: made.expectations.clone(),
+                profile: made.profile,
             };
             let mut entry = self.entry(Verb::Publish, Outcome::Success, Payload::Publish(Box::new(publish)));
             entry.id = made.publish_entry;
@@ -183,9 +184,9 @@ impl Session {
         {
             let schema_hash = custody_store::schema_hash(&manifest.schema).map_err(|e| e.problem())?;
             let quarantine = self.quarantine_of(prepared, record.quarantine_root).await?;
-            let expectations = record.expectations;
+            let (expectations, profile) = (record.expectations, record.profile);
             if record.quarantine_root == quarantine.map(|(root, _)| root) {
-                return Ok(Some(Made { manifest, run, publish_entry, schema_hash, quarantine, expectations }));
+                return Ok(Some(Made { manifest, run, publish_entry, schema_hash, quarantine, expectations, profile }));
             }
         }
         self.engine.store.remove(place).await.map_err(|e| e.problem())?;
@@ -212,7 +213,8 @@ impl Session {
         let catalog = self.engine.catalog();
         let Some(draft) = catalog.draft(&self.subject.principal, &prepared.definition.name) else { return Ok(None) };
         // A draft leaves out what breaks an expectation; a version puts it into quarantine, so it is computed again.
-        let expectations = self.engine.written(&prepared.identity)?.map(|(_, r)| r.expectations).unwrap_or_default();
+        let written = self.engine.written(&prepared.identity)?;
+        let (expectations, profile) = written.map(|(_, r)| (r.expectations, r.profile)).unwrap_or_default();
         if expectations.iter().any(|r| r.action == "quarantine" && r.violations > 0) {
             return Ok(None);
         }
@@ -225,7 +227,7 @@ impl Session {
         };
         let staged =
             self.engine.store.adopt_draft(&from, place, found.at.content, run).await.map_err(|e| e.problem())?;
-        let wrote = Wrote { staged, quarantine: None, expectations };
+        let wrote = Wrote { staged, quarantine: None, expectations, profile };
         Ok(Some(self.commit(prepared, wrote, options, run, publish_entry).await?))
     }
 
@@ -238,7 +240,7 @@ impl Session {
         run: EntryId,
         publish_entry: EntryId,
     ) -> Result<Made, Problem> {
-        let Wrote { staged, quarantine, expectations } = wrote;
+        let Wrote { staged, quarantine, expectations, profile } = wrote;
         self.run_state(prepared, run, RunState::Written, options, |r| {
             r.content_root = Some(staged.content_root());
             r.rows = Some(staged.rows());
@@ -247,6 +249,7 @@ impl Session {
             r.quarantine_root = quarantine.as_ref().map(Staged::content_root);
             r.quarantine_files = quarantine.as_ref().map(Staged::digests).unwrap_or_default();
             r.expectations.clone_from(&expectations);
+            r.profile = profile;
         })
         .await?;
         let root = staged.content_root();
@@ -263,7 +266,7 @@ impl Session {
         let manifest = committed(staged, stamp).await?;
         self.same_values(prepared, root, &manifest)?;
         let (publish_entry, run) = (manifest.entry, manifest.run);
-        Ok(Made { publish_entry, run, manifest, schema_hash, quarantine, expectations })
+        Ok(Made { publish_entry, run, manifest, schema_hash, quarantine, expectations, profile })
     }
 
     fn same_values<'a>(
@@ -304,6 +307,7 @@ pub(super) struct Made {
     /// Root and number of quarantined rows.
     pub(super) quarantine: Option<(Hash, u64)>,
     pub(super) expectations: Vec<ExpectationResult>,
+    pub(super) profile: Option<BlobRef>,
 }
 
 /// What is committed at the place: ours, or what another wrote there first, and then ours is removed.

@@ -11,7 +11,8 @@ use crate::{
     session::{ReadRequest, Session},
 };
 use custody_model::{
-    DatasetDefinition, EntryId, ExpectationResult, FieldId, Outcome, Payload, Problem, RunRecord, RunState, Verb,
+    BlobRef, DatasetDefinition, EntryId, ExpectationResult, FieldId, Outcome, Payload, Problem, RunRecord, RunState,
+    Verb,
 };
 use custody_store::{Codec, Place, Shape, Staged, Staging};
 use datafusion::common::Column;
@@ -27,6 +28,8 @@ pub(crate) struct Wrote {
     pub(crate) quarantine: Option<Staged>,
     /// What each expectation found.
     pub(crate) expectations: Vec<ExpectationResult>,
+    /// What the rows of `staged` look like.
+    pub(crate) profile: Option<BlobRef>,
 }
 
 impl Session {
@@ -120,6 +123,9 @@ impl Session {
             };
             let mut checker = Checker::new(&prepared.expected, &shape.schema)?;
             let mut staging = self.engine.store.stage(place, &shape, run).await.map_err(|e| e.problem())?;
+            if prepared.recorded.is_none() {
+                staging = staging.profiled();
+            }
             let mut aside: Option<Staging> = None;
             while let Some(batch) = running.stream.next().await {
                 let batch = batch.map_err(|e| from_datafusion(&e))?;
@@ -153,7 +159,15 @@ impl Session {
                 None => None,
             };
             let staged = staging.finish().await.map_err(|e| e.problem())?;
-            Ok(Wrote { staged, quarantine, expectations: checker.results() })
+            let profile = match staged.profile() {
+                Some(profile) => {
+                    let profile = profile.clone().without_small_cells(least_rows(prepared));
+                    let json = custody_store::profile_to_json(&profile);
+                    Some(self.engine.recorder.put_blob(json).await?)
+                }
+                None => None,
+            };
+            Ok(Wrote { staged, quarantine, expectations: checker.results(), profile })
         }
         .await;
         let outcome = if wrote.is_ok() { Outcome::Success } else { Outcome::Failure };
@@ -187,6 +201,7 @@ impl Session {
             quarantine_root: None,
             quarantine_files: vec![],
             expectations: vec![],
+            profile: None,
         };
         fill(&mut record);
         let outcome = match state {
@@ -210,6 +225,12 @@ impl Session {
         self.engine.recorder.record(entry).await?;
         Ok(())
     }
+}
+
+/// The fewest rows that a cell of the profile may have: the largest group floor on what the rows are made of.
+fn least_rows(prepared: &Prepared) -> u64 {
+    let floors = prepared.pinned.iter().filter_map(|t| t.grant.floor.as_ref().map(|f| f.least));
+    floors.chain(prepared.floor).max().unwrap_or(0)
 }
 
 /// By keys, event time, known time, then the remaining columns, so that equal inputs give equal files.

@@ -2,7 +2,7 @@
 //! contract.
 
 use super::{
-    Contract, Declaration, Overrides, Prepared,
+    Declaration, Overrides, Prepared,
     definition::renamed,
     identity::{digest, identity, plan_text},
     in_file,
@@ -139,7 +139,7 @@ impl Session {
             .and_then(|d| catalog.version_by_identity(d.id(), &identity))
             .filter(|v| newest.is_some_and(|n| n.table == v.table))
             .map(|v| (v.table.clone(), v.publish().map_or(0, |p| p.rows)));
-        let contract = contract(newest.map(|v| v.definition()), known, &definition, same.is_some());
+        let contract = super::contract(newest.map(|v| v.definition()), known, &definition, same.is_some());
         Ok(Prepared {
             newest: newest.map(|v| v.table.version),
             definition,
@@ -154,6 +154,7 @@ impl Session {
             provisional,
             recorded: None,
             expected: vec![],
+            floor: grant.floor.as_ref().map(|f| f.least),
         })
     }
 
@@ -289,29 +290,6 @@ pub(super) fn purposes(
         }
         Some(allowed) if declared.is_empty() => Ok(allowed),
         _ => Ok(declared.clone()),
-    }
-}
-
-pub(super) fn contract(
-    before: Option<&DatasetDefinition>,
-    known: Option<&Dataset>,
-    now: &DatasetDefinition,
-    same: bool,
-) -> Contract {
-    let Some(before) = before else { return Contract::New };
-    let broken = before.keys != now.keys
-        || before.event_time != now.event_time
-        || before.known_time != now.known_time
-        || before.ttl != now.ttl
-        || before.columns.iter().any(|c| now.column(c.field).is_none_or(|n| n != c));
-    let attributes = before.comment != now.comment
-        || known.is_some_and(|d| d.owner() != now.owner || *d.purposes() != now.purposes || *d.name() != now.name);
-    match (same, broken, now.columns.len() > before.columns.len()) {
-        (true, ..) if attributes => Contract::Metadata,
-        (true, ..) => Contract::None,
-        (false, true, _) => Contract::Breaking,
-        (false, false, true) => Contract::Additive,
-        (false, false, false) => Contract::Data,
     }
 }
 

@@ -505,14 +505,14 @@ record! {
     RunRecord {
         0 state, 1 job, 2 dataset, 3 plan, 4 engine_version, 5 seed, 6 identity, 7 inputs, 8 content_root, 9 files,
         10 publish_entry, 11 rows, 12 error, 13 git_commit, 14 git_dirty,
-        15 quarantine_root, 16 quarantine_files, 17 expectations,
+        15 quarantine_root, 16 quarantine_files, 17 expectations, 18 profile,
     }
     ExpectationResult { 0 check, 1 action, 2 checked, 3 violations }
     LineageRecord { 0 identity, 1 hash, 2 lineage }
     Publish {
         0 identity, 1 definition, 2 version, 3 because, 4 content_root, 5 rows, 6 event_range, 7 schema_hash, 8 inputs,
         9 labels, 10 lineage, 11 lineage_hash, 12 quarantine_root, 13 run, 14 plan, 15 engine_version, 16 seed,
-        17 git_commit, 18 git_dirty, 19 quarantine_rows, 20 expectations,
+        17 git_commit, 18 git_dirty, 19 quarantine_rows, 20 expectations, 21 profile,
     }
     ReadIntent { 0 statement, 1 statement_hash, 2 lineage_hash, 3 plan, 4 granted_bytes, 5 prediction }
     ReadOutcome { 0 code, 1 scans }

@@ -74,7 +74,7 @@ pub(super) fn facts(entry: &[u8]) -> Result<Facts, String> {
                 has_payload = true;
                 // It is read only where one of these kinds has something to say to a verifier.
                 match kind {
-                    Some(1 | 2 | 40..=42) => payload = Some(reader.value(1)?),
+                    Some(1 | 2 | 12 | 40..=42) => payload = Some(reader.value(1)?),
                     _ => reader.skip(1)?,
                 }
             }
@@ -105,11 +105,13 @@ fn blob(value: &Value<'_>) -> Option<Blob> {
     Some(Blob { hash: value.get(0)?.hash()?, length: value.get(1)?.unsigned()? })
 }
 
-/// The blobs that a payload names: a bundle's files (kind 2), a source's file list (kind 1, case 1).
+/// The blobs that a payload names: a bundle's files (kind 2), a source's file list (kind 1, case 1), a version's profile
+/// (kind 12) where it has one.
 pub(super) fn named_blobs(kind: u64, payload: &Value<'_>) -> Result<Vec<Blob>, String> {
     let named = match (kind, payload.items()) {
         (2, _) => payload.get(2),
         (1, Some([Value::Unsigned(1), snapshot])) => snapshot.get(5),
+        (12, _) if payload.get(21).is_some() => payload.get(21),
         _ => return Ok(vec![]),
     };
     named.and_then(blob).map(|b| vec![b]).ok_or_else(|| "its payload names no blob".to_string())
