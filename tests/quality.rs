@@ -204,11 +204,9 @@ fn versions_are_compared_and_readers_of_a_breaking_change_are_named() {
     let renamed = text.replace("AS hdl_mean_2y", "AS hdl_mean").replace("AS chol_mean_2y", "AS chol");
     fs::write(&file, renamed).unwrap();
     let refused = world.run(&["publish", "-m", "breaks", "-s", "lab_trend"]);
-    for told in [
-        "C1116",
-        "would break its readers `features.risk_inputs`, `training.mortality`",
-        "column `hdl_mean_2y` is gone",
-    ] {
+    for told in
+        ["C1116", "would break its readers `features.risk_inputs`, `training.mortality`", "`hdl_mean_2y` is gone"]
+    {
         assert!(refused.err.contains(told), "{told}: {}", refused.err);
     }
     assert_eq!(refused.code, 1);
