@@ -7,6 +7,7 @@
 //! cargo bench --bench custody -- asof FOLDER       joins named on standard input; `benches/asof/compare.py` drives it
 //! cargo bench --bench custody -- ledger FOLDER [N] appending, opening, proving and verifying N entries on a real disk
 //! cargo bench --bench custody -- audit FOLDER [N]  queries over `system.access.audit` of N reads
+//! cargo bench --bench custody -- publish [ROWS]    a publish beside a plain Parquet write; memory; many versions and views
 //! ```
 //!
 //! A figure without a peer or a floor beside it says more about the machine than about the code, so whatever is compared
@@ -27,6 +28,7 @@ mod lineage;
 mod overhead;
 mod pairs;
 mod policy;
+mod publish;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -36,6 +38,7 @@ fn main() {
         Some((first, rest)) if first == "audit" => audit::main(rest),
         Some((first, _)) if first == "replay" => policy::replay(),
         Some((first, rest)) if first == "ledger" => ledger::main(rest),
+        Some((first, rest)) if first == "publish" => publish::main(rest),
         _ => divan::main(),
     }
 }

@@ -213,3 +213,26 @@ fn versions_are_compared_and_readers_of_a_breaking_change_are_named() {
     let planned = world.run(&["plan", "-s", "lab_trend"]).out;
     assert!(planned.contains("consumers features.risk_inputs, training.mortality"), "{planned}");
 }
+
+#[test]
+fn tests_of_a_project_ask_as_stand_ins_and_say_what_is_otherwise() {
+    let world = World::published();
+    let file = world.project().join("tests/profile.slt");
+    let text = "# Who sees which regions.\nconnection researcher\n\nquery\nSELECT DISTINCT region, consent\nFROM features.patient_profile\n----\neu true\n\n\
+                connection billing\n\nquery error\nSELECT * FROM features.patient_profile\n----\nC6001 table `features.patient_profile` not found\n";
+    fs::write(&file, text).unwrap();
+    let ran = world.run(&["test"]);
+    assert!(ran.err.contains("2 queries in 1 files: 0 answer otherwise"), "{}", ran.err);
+    ran.code(0);
+    fs::write(&file, text.replace("eu true", "us true").replace("query error", "query")).unwrap();
+    let ran = world.run(&["test"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    for told in ["C1806", "row 1 is `eu true`, should be `us true`", "profile.slt:4", "the query fails: C6001"] {
+        assert!(ran.err.contains(told), "{told}: {}", ran.err);
+    }
+    fs::write(&file, "select 1\n").unwrap();
+    let ran = world.run(&["test"]);
+    assert!(ran.code == 1 && ran.err.contains("C1807") && ran.err.contains("profile.slt:1"), "{}", ran.err);
+    let reads = world.sql("auditor", "SELECT count(*) AS n FROM system.access.audit WHERE principal = 'researcher' AND action = 'read' AND dataset = 'features.patient_profile'");
+    assert_eq!(number(&reads), 2);
+}

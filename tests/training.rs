@@ -186,6 +186,36 @@ fn a_replay_does_not_depend_on_partitions_and_names_a_source_file_that_is_gone()
     assert!(gone.code == 4 && gone.err.contains(name), "{}: {}", gone.code, gone.err);
 }
 
+/// A sample is by hash: the same rows every time, whole patients where it is by patient, and another seed another sample.
+#[test]
+fn a_sample_is_the_same_every_time() {
+    let world = World::published();
+    let file = world.project().join("training/mortality.sql");
+    let text = fs::read_to_string(&file).unwrap();
+    let build = |clause: &str| {
+        fs::write(&file, text.replace("SPLIT BY", &format!("{clause}\n  SPLIT BY"))).unwrap();
+        world.run(&["train-set", "build", "training.mortality", "-m", "a sample"]).code(0);
+        let counts = "SELECT count(*) AS n, count(DISTINCT id) AS ids, sum(CASE WHEN split = 'train' THEN 1 ELSE 0 END) AS train FROM training.mortality";
+        let counts = world.run(&["--format", "csv", "sql", "-c", counts]).code(0);
+        counts.lines().nth(1).unwrap().split(',').map(|n| n.parse().unwrap()).collect::<Vec<u64>>()
+    };
+    let all = build("");
+    let third = build("SAMPLE BY HASH (id) 1 IN 3 SEED 3");
+    assert!(all[0] / 5 < third[0] && third[0] < all[0] / 2, "{third:?} of {all:?}");
+    assert!(third[2] * 10 > third[0] * 6 && third[2] < third[0], "the split of a sample is even: {third:?}");
+    // Every landmark of a patient, or none.
+    let parts = "SELECT count(*) AS n FROM training.mortality AS m FULL JOIN (SELECT DISTINCT id FROM training.mortality) AS s ON s.id = m.id \
+                 FULL JOIN raw.landmarks AS l ON l.id = s.id AND l.ts = m.ts WHERE s.id IS NOT NULL AND l.id IS NULL";
+    assert_eq!(world.run(&["--format", "csv", "sql", "-c", parts]).code(0), "n\n0\n");
+    world.run(&["train-set", "replay", "training.mortality@2"]).code(0);
+    let other = build("SAMPLE BY HASH (id) 1 IN 3 SEED 4");
+    assert_ne!(third, other);
+    let whole = "SELECT count(*) AS n FROM training.mortality VERSION 2 AS a JOIN training.mortality VERSION 3 AS b ON a.id = b.id AND a.ts = b.ts";
+    let both: u64 =
+        world.run(&["--format", "csv", "sql", "-c", whole]).code(0).lines().nth(1).unwrap().parse().unwrap();
+    assert!(both < third[0] * 2 / 3, "{both}");
+}
+
 #[test]
 fn what_cannot_be_a_training_set_is_refused_where_it_stands() {
     let world = World::published();

@@ -146,6 +146,7 @@ impl Script {
             git_dirty: None,
             quarantine_rows: None,
             expectations: vec![],
+            profile: None,
         })))
     }
 

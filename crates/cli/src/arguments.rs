@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Checks the project's files.
     Lint,
+    /// Asks the queries of `tests/*.slt`, as stand-ins or oneself, and compares the answers. Exit code 1 when one is another.
+    Test,
     /// What a publish would do: columns, lineage, classes, readers. Exit code 5 when something would change.
     Plan(SelectArgs),
     /// Computes private drafts of what changed.

@@ -20,7 +20,7 @@ use std::{
 pub(crate) struct Context {
     pub(crate) root: PathBuf,
     pub(crate) file: ProjectFile,
-    user: UserFile,
+    pub(crate) user: UserFile,
     purpose: Option<String>,
     stand_in: Option<String>,
 }

@@ -40,8 +40,8 @@ pub use reference::Reference;
 pub use relations::{Relations, table_reference};
 pub use statement::{
     Check, Clauses, ExecuteDef, Expectation, ExplainKind, FeatureItem, FunctionCall, FunctionKind, GatedQuery,
-    Incremental, Key, KnownAt, Located, OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, SourceColumn,
-    SourceDef, SourceFormat, Split, Statement, TrainingDef, ViewDef, dropped_modifiers,
+    Incremental, Key, KnownAt, Located, OnViolation, Placed, PlainViewDef, PrepareDef, RenamedColumn, Sample,
+    SourceColumn, SourceDef, SourceFormat, Split, Statement, TrainingDef, ViewDef, dropped_modifiers,
 };
 pub use text::{
     MAX_CHAIN, MAX_COLUMNS, MAX_CTES, MAX_JOINS, MAX_NESTING, MAX_SET_OPERATIONS, MAX_STATEMENT_BYTES, normalise,

@@ -457,6 +457,19 @@ pub struct FeatureItem {
     pub columns: Option<Vec<(Placed<String>, Placed<String>)>>,
 }
 
+/// `SAMPLE BY HASH (cols) n IN m SEED n`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sample {
+    /// Columns of the spine whose values decide.
+    pub columns: Vec<Placed<String>>,
+    /// So many rows are kept,
+    pub take: u32,
+    /// of so many, on average.
+    pub of: u32,
+    /// Another seed, another sample.
+    pub seed: u64,
+}
+
 /// `SPLIT BY HASH (cols) INTO part n, … SEED n`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Split {
@@ -483,6 +496,8 @@ pub struct TrainingDef {
     pub features: Vec<FeatureItem>,
     /// What a row may see.
     pub known_at: KnownAt,
+    /// Which rows of the spine are kept; none: all.
+    pub sample: Option<Sample>,
     /// Train, test and their kin.
     pub split: Split,
     /// The rest.

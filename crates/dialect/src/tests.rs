@@ -222,7 +222,8 @@ fn summary(statement: &Located<Statement>) -> String {
             out.push_str(&clauses(&def.clauses));
         }
         Statement::TrainingSet(def) => {
-            let TrainingDef { name: _, key: spine, label, spine: _, features, known_at, split, clauses: more } = &**def;
+            let TrainingDef { name: _, key: spine, label, spine: _, features, known_at, sample, split, clauses: more } =
+                &**def;
             out.push_str(&key(spine));
             writeln!(out, "  label {}, {known_at:?}", label.value).unwrap();
             for item in features {
@@ -233,6 +234,10 @@ fn summary(statement: &Located<Statement>) -> String {
                 writeln!(out, "  feature {}{}: {columns}", of.name, pin(of.pin)).unwrap();
             }
             let by: Vec<_> = split.columns.iter().map(|c| c.value.as_str()).collect();
+            if let Some(s) = sample {
+                let by: Vec<_> = s.columns.iter().map(|c| c.value.as_str()).collect();
+                writeln!(out, "  sample by {} {} in {} seed {}", by.join(", "), s.take, s.of, s.seed).unwrap();
+            }
             writeln!(out, "  split by {} into {:?} seed {}", by.join(", "), split.parts, split.seed).unwrap();
             out.push_str(&clauses(more));
         }

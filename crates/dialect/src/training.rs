@@ -4,7 +4,7 @@ use crate::{
     parse::{Head, Own, Result, TRAINING_CLAUSES, twice},
     problem::code,
     reference::{self, Reference},
-    statement::{FeatureItem, Key, KnownAt, Placed, Split, Statement, TrainingDef},
+    statement::{FeatureItem, Key, KnownAt, Placed, Sample, Split, Statement, TrainingDef},
 };
 use custody_model::{Pin, Problem, WallMicros};
 use sqlparser::{ast, tokenizer::Token};
@@ -28,6 +28,7 @@ impl Head<'_> {
             features.push(self.feature_item()?);
         }
         let known_at = self.known_at()?;
+        let sample = self.sample()?;
         let split = self.split()?;
         let clauses = self.clauses(&TRAINING_CLAUSES, &mut Own::default())?;
         self.end()?;
@@ -39,6 +40,7 @@ impl Head<'_> {
             spine,
             features,
             known_at,
+            sample,
             split,
             clauses,
         })))
@@ -108,6 +110,26 @@ impl Head<'_> {
             return Ok(KnownAt::Ignored(self.text("a reason in single quotes")?.value));
         }
         Ok(KnownAt::EventTime)
+    }
+
+    fn sample(&mut self) -> Result<Option<Sample>> {
+        if !self.eat(&["SAMPLE", "BY", "HASH"]) {
+            return Ok(None);
+        }
+        let columns = self.columns()?;
+        let first = self.index();
+        let take = self.whole("how many rows to keep")?;
+        self.need(&["IN"])?;
+        let of = self.whole("of how many")?;
+        let (Ok(take), Ok(of), true) = (u32::try_from(take), u32::try_from(of), 1 <= take && take <= of) else {
+            return Err(vec![
+                Problem::new(code::DEFINITION, "a sample keeps some rows of as many or more")
+                    .help("write `SAMPLE BY HASH (id) 1 IN 10 SEED 3`")
+                    .label(self.since(first).label("here")),
+            ]);
+        };
+        self.need(&["SEED"])?;
+        Ok(Some(Sample { columns, take, of, seed: self.whole("a seed")? }))
     }
 
     fn split(&mut self) -> Result<Split> {

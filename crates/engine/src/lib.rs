@@ -21,6 +21,7 @@ mod engine;
 mod entitled;
 mod entries;
 mod erase;
+mod exact;
 mod expect;
 mod explain;
 mod functions;

@@ -130,6 +130,7 @@ impl Session {
             contract,
             newest: prepared.before,
             rows: None,
+            consumers: self.consumers(definition.id, &definition.name, None),
             because,
             lineage: lineage_rows(&prepared.text.beneath, &prepared.text.lineage),
             classes: labels.iter().map(|l| l.iter().map(ToString::to_string).collect()).collect(),

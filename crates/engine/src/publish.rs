@@ -17,6 +17,8 @@ mod compute;
 mod contract;
 mod definition;
 mod identity;
+mod incremental;
+mod local;
 mod prepare;
 mod record;
 mod view;
@@ -66,6 +68,22 @@ pub enum Event {
         view: DatasetName,
         /// Rows so far.
         rows: u64,
+    },
+    /// A view that says `INCREMENTAL` is computed where its inputs changed.
+    Part {
+        /// Which view.
+        view: DatasetName,
+        /// The version that the other rows are taken from.
+        of: u64,
+        /// Times that are computed, microseconds, ends included.
+        intervals: Vec<(i64, i64)>,
+    },
+    /// A view that says `INCREMENTAL` is computed in full.
+    Whole {
+        /// Which view.
+        view: DatasetName,
+        /// Why.
+        why: String,
     },
     /// A view has no need of computing.
     Unchanged {
@@ -183,6 +201,8 @@ pub(crate) struct Prepared {
     pub(crate) recorded: Option<(Principal, Hash)>,
     /// What must hold of its rows.
     pub(crate) expected: Vec<Expected>,
+    /// How it can be computed in parts, where it says so.
+    pub(crate) local: Option<local::Local>,
     /// The group floor on it.
     pub(crate) floor: Option<u64>,
 }

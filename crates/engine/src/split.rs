@@ -1,13 +1,13 @@
-//! Which part of a training set a row belongs to: by a hash of its values, so that it stays there.
+//! Which part of a training set a row belongs to, and whether it is in at all: by a hash of its values, so that it stays there.
 
-use custody_dialect::Split;
+use custody_dialect::{Sample, Split};
 use datafusion::{
     arrow::{
         array::{ArrayRef, StringArray},
         datatypes::DataType,
     },
     common::{Result, exec_err},
-    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit},
 };
 use sha3::{Digest, Sha3_256};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub(crate) fn part(split: &Split, columns: Vec<Expr>) -> Expr {
     let name = format!("split_{}_{}", split.seed, parts.join("_").replace(' ', "_"));
     ScalarUDF::new_from_impl(PartOf {
         name,
+        domain: "custody split v1",
         parts: split.parts.clone(),
         seed: split.seed,
         signature: Signature::variadic_any(Volatility::Immutable),
@@ -26,10 +27,25 @@ pub(crate) fn part(split: &Split, columns: Vec<Expr>) -> Expr {
     .call(columns)
 }
 
+/// Whether a row is in the sample: as [`part`], by a hash of another domain, so that a split of the sample is even.
+pub(crate) fn sampled(sample: &Sample, columns: Vec<Expr>) -> Expr {
+    let Sample { take, of, seed, columns: _ } = sample;
+    let function = ScalarUDF::new_from_impl(PartOf {
+        name: format!("sample_{seed}_{take}_in_{of}"),
+        domain: "custody sample v1",
+        parts: vec![("in".into(), *take), ("out".into(), of - take)],
+        seed: *seed,
+        signature: Signature::variadic_any(Volatility::Immutable),
+    });
+    function.call(columns).eq(lit("in"))
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct PartOf {
     /// Holds parts, weights and seed, so that another split is another plan.
     name: String,
+    /// What the hash begins with.
+    domain: &'static str,
     parts: Vec<(String, u32)>,
     seed: u64,
     signature: Signature,
@@ -38,7 +54,7 @@ struct PartOf {
 impl PartOf {
     fn of(&self, cells: &[u8]) -> &str {
         let mut hasher = Sha3_256::new();
-        hasher.update(b"custody split v1");
+        hasher.update(self.domain);
         hasher.update(self.seed.to_be_bytes());
         hasher.update(cells);
         let digest: [u8; 32] = hasher.finalize().into();
@@ -94,6 +110,7 @@ mod tests {
     fn a_split_is_a_hash_and_keeps_its_weights() {
         let split = |seed| PartOf {
             name: String::new(),
+            domain: "custody split v1",
             parts: vec![("train".into(), 80), ("test".into(), 20)],
             seed,
             signature: Signature::variadic_any(Volatility::Immutable),

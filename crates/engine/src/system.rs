@@ -20,7 +20,8 @@ use crate::{
 use custody_catalog::{Catalog, Dataset, Draft};
 use custody_ledger::{Position, Reader};
 use custody_model::{
-    BlobRef, ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin, Problem, RunRecord, RunState, Rung, StoredEntry, Subject, TableVersion, WallNanos, WriterId, profile::Profile,
+    BlobRef, ControlSeq, DatasetId, DatasetName, Durability, EntryId, FieldId, FileDigest, Hash, Node, Payload, Pin,
+    Problem, RunRecord, RunState, Rung, StoredEntry, Subject, TableVersion, WallNanos, WriterId, profile::Profile,
 };
 use custody_policy::{ColumnGrant, Grant, RowGrant, enforce, subject_key};
 use custody_store::{FileDisk, Place};

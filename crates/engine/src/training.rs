@@ -219,7 +219,10 @@ impl Session {
             output.push((Expr::Column(Column::new(Some("spine"), field.name())), field.name().clone()));
         }
         let names: Vec<String> = output.iter().map(|(_, name)| name.clone()).collect();
-        for needed in def.key.columns.iter().chain([&def.key.event_time, &def.label]).chain(&def.split.columns) {
+        let sampled = def.sample.iter().flat_map(|s| &s.columns);
+        for needed in
+            def.key.columns.iter().chain([&def.key.event_time, &def.label]).chain(&def.split.columns).chain(sampled)
+        {
             if !names.contains(&needed.value) {
                 return Err(Problem::new(1142, format!("`{}` is not a column of the spine", needed.value))
                     .help(format!(
@@ -228,6 +231,13 @@ impl Session {
                     ))
                     .label(needed.place.label("no such column")));
             }
+        }
+        if let Some(sample) = &def.sample {
+            let by = sample.columns.iter().map(|c| Expr::Column(Column::new(Some("spine"), &c.value))).collect();
+            plan = LogicalPlanBuilder::from(plan)
+                .filter(split::sampled(sample, by))
+                .and_then(LogicalPlanBuilder::build)
+                .map_err(wrong)?;
         }
         for (i, item) in def.features.iter().enumerate() {
             let table = pinned

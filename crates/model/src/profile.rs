@@ -261,7 +261,7 @@ fn tenths(before: &BTreeMap<u64, u64>, now: &BTreeMap<u64, u64>) -> (Vec<u64>, V
     for cell in cells {
         let (a, b) = (*before.get(cell).unwrap_or(&0), *now.get(cell).unwrap_or(&0));
         // A cell goes where its middle is.
-        let at = if all == 0 { 0 } else { ((so_far * 2 + a) * 5 / all).min(9) as usize };
+        let at = ((so_far * 2 + a) * 5).checked_div(all).map_or(0, |at| at.min(9) as usize);
         out.0[at] += a;
         out.1[at] += b;
         so_far += a;

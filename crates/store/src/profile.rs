@@ -422,7 +422,7 @@ mod tests {
     /// Rows from a seed: skewed numbers, few and many texts, NULLs.
     fn rows(seed: u64, n: usize) -> RecordBatch {
         let random: Vec<u64> = (0..n as u64).map(|i| mixed(seed * 1_000_003 + i)).collect();
-        let some = |r: &u64| r % 11 != 0;
+        let some = |r: &u64| !r.is_multiple_of(11);
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let fields = vec![
             Field::new("i", DataType::Int64, true),

@@ -109,6 +109,9 @@ pub enum Committed {
     },
 }
 
+/// The leaves of a block, and what was counted of it.
+type Hashed = Result<(Vec<Hash>, Option<Profiler>), StoreError>;
+
 /// A version being written.
 pub struct Staging {
     warehouse: Warehouse,
@@ -120,7 +123,7 @@ pub struct Staging {
     last: Option<OwnedRow>,
     even: BatchCoalescer,
     root: RootHasher,
-    hashing: VecDeque<JoinHandle<Result<(Vec<Hash>, Option<Profiler>), StoreError>>>,
+    hashing: VecDeque<JoinHandle<Hashed>>,
     profiler: Option<Profiler>,
     taken: u64,
     open: Option<OpenFile>,

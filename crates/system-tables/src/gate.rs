@@ -15,7 +15,8 @@
 use crate::{Snapshot, edges::Edge, schema::tables};
 use custody_catalog::Catalog;
 use custody_model::{
-    BlobRef, ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion, WallNanos, profile::Profile,
+    BlobRef, ControlSeq, DatasetId, FieldId, Hash, Node, Principal, SealedBox, Subject, TableVersion, WallNanos,
+    profile::Profile,
 };
 use std::{
     cell::RefCell,

@@ -206,6 +206,11 @@ impl Teller {
         }
         self.clear();
         match event {
+            Event::Part { view, of, intervals } => {
+                let n = intervals.len();
+                eprintln!("  Computing {view} in {n} intervals of time; other rows are those of version {of}");
+            }
+            Event::Whole { view, why } => eprintln!("  Computing {view} in full: {why}"),
             Event::Snapshot { at, bytes } => eprintln!("   Recorded {at}  {} KiB", bytes / 1024),
             Event::SnapshotUnchanged { at } => eprintln!("  Unchanged {at}"),
             Event::Unchanged { view, version: Some(n) } => eprintln!("  Unchanged {view}@{n}"),

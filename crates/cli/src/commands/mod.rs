@@ -12,6 +12,7 @@ mod policy_test;
 mod query;
 mod serve;
 mod show;
+mod test;
 mod training;
 
 use crate::{
@@ -89,6 +90,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Run(args) => build::run(&context, args, arguments.quiet).await,
         Command::Publish(args) => build::publish(&context, args, arguments.quiet).await,
         Command::Log { name } => query::log(&context, name, arguments.format).await,
+        Command::Test => test::run(&context).await,
         Command::Show { version } => show::show(&context, version, arguments.format).await,
         Command::Diff { versions } => show::diff(&context, versions).await,
         Command::Verify { version, deep } => build::verify(&context, version, *deep).await,

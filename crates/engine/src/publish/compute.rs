@@ -3,6 +3,7 @@
 use super::{ENGINE_VERSION, Event, Prepared, PublishOptions, commit::Made};
 use crate::{
     entries::targets,
+    exact::exactly,
     expect::{Checker, Divided},
     governed::Drafted,
     pin::{Asked, Statement},
@@ -84,26 +85,28 @@ impl Session {
         tell: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<Wrote, Problem> {
         let began = Instant::now();
-        let sorted = sorted(&prepared.drafted.plan, &prepared.definition)?;
-        let plan = self
-            .finish(Drafted {
-                plan: sorted,
-                lineage: prepared.drafted.lineage.clone(),
-                state: prepared.drafted.state.clone(),
-            })
-            .await?;
+        let (drafted, pinned) = match self.part(prepared, run, tell).await? {
+            Some(part) => (part.drafted, part.pinned),
+            None => {
+                let plan = exactly(prepared.drafted.plan.clone()).map_err(|e| from_datafusion(&e))?;
+                let (lineage, state) = (prepared.drafted.lineage.clone(), prepared.drafted.state.clone());
+                (Drafted { plan, lineage, state }, prepared.pinned.clone())
+            }
+        };
+        let plan = sorted(&drafted.plan, &prepared.definition)?;
+        let plan = self.finish(Drafted { plan, ..drafted }).await?;
         let request = ReadRequest::sql(prepared.definition.sql.clone());
         let statement = Statement {
             asked: Asked::Dataset(vec![]),
             explain: None,
-            pinned: prepared.pinned.clone(),
+            pinned,
             at: self.engine.seen(),
             hash: crate::hash_text(&prepared.definition.sql),
         };
         let mut intent = self.intent_entry(&request, &statement, &plan)?;
         intent.verb = Verb::Publish;
         intent.reference = Some(run);
-        intent.targets = targets(&prepared.pinned, plan.uses());
+        intent.targets = targets(&statement.pinned, plan.uses());
         if let Some((principal, bundle)) = &prepared.recorded {
             intent.reason.bundle = Some(*bundle);
             if let Some(actor) = &mut intent.actor {

@@ -6,6 +6,7 @@ use super::{
     definition::renamed,
     identity::{digest, identity, plan_text},
     in_file,
+    local::prove,
 };
 use crate::{
     expect,
@@ -44,7 +45,6 @@ impl Session {
     ) -> Result<Prepared, Problem> {
         let def = &declared.def;
         let name = &def.name.value;
-        refuse_undone(def)?;
         let mut pinned = vec![];
         let mut provisional = false;
         for reference in def.query.references() {
@@ -93,6 +93,9 @@ impl Session {
         says.push_str(&expect::says(promised));
         let mut prepared = self.ready(&declaration, &says, drafted, statement.pinned, provisional)?;
         prepared.expected = expect::ready(promised, &prepared.drafted.state, &prepared.definition)?;
+        if let Some(clause) = &def.incremental {
+            prepared.local = Some(prove(&prepared.drafted.plan, clause, &prepared.pinned)?);
+        }
         Ok(prepared)
     }
 
@@ -154,6 +157,7 @@ impl Session {
             provisional,
             recorded: None,
             expected: vec![],
+            local: None,
             floor: grant.floor.as_ref().map(|f| f.least),
         })
     }
@@ -244,16 +248,6 @@ pub(super) fn exact_sources(name: &DatasetName, lineage: &Lineage) -> Result<(),
     }
     let nodes = lineage.unknown.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     Err(Problem::new(1122, format!("lineage of `{name}` is not exact: {nodes} is not understood")))
-}
-
-/// What the declaration may say and this version of the engine does not do yet.
-pub(super) fn refuse_undone(def: &ViewDef) -> Result<(), Problem> {
-    if let Some(incremental) = &def.incremental {
-        return Err(Problem::new(1124, "INCREMENTAL BY is not supported yet")
-            .help("leave it out: the view is then computed in full, which gives the same rows")
-            .label(incremental.place.label("here")));
-    }
-    Ok(())
 }
 
 pub(super) fn unsupported(clauses: &custody_dialect::Clauses) -> Result<(), Problem> {
