@@ -230,6 +230,12 @@ fn tests_of_a_project_ask_as_stand_ins_and_say_what_is_otherwise() {
     for told in ["C1806", "row 1 is `eu true`, should be `us true`", "profile.slt:4", "the query fails: C6001"] {
         assert!(ran.err.contains(told), "{told}: {}", ran.err);
     }
+    let user = world.beside("home/custody/config.toml");
+    let allowed = fs::read_to_string(&user).unwrap();
+    fs::write(&user, allowed.replace("impersonate = true", "impersonate = false")).unwrap();
+    let ran = world.run(&["test"]);
+    assert!(ran.code == 3 && ran.err.contains("you may not act as others, which these tests do"), "{}", ran.err);
+    fs::write(&user, allowed).unwrap();
     fs::write(&file, "select 1\n").unwrap();
     let ran = world.run(&["test"]);
     assert!(ran.code == 1 && ran.err.contains("C1807") && ran.err.contains("profile.slt:1"), "{}", ran.err);

@@ -43,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) use view::PreparedView;
 
 /// Changes whenever the same plan over the same inputs may give other values.
-pub const ENGINE_VERSION: u64 = 2;
+pub const ENGINE_VERSION: u64 = 3;
 
 /// What happens while a project is run or published, for whoever shows progress.
 #[derive(Clone, Debug)]

@@ -466,8 +466,8 @@ fn later() -> Vec<Payload> {
             receipt_key: "clinic/receipts+00000000+AQ".into(),
             because: "better".into(),
         })),
-        Payload::Run(RunRecord { profile: profile.clone(), ..run(RunState::Written) }),
-        Payload::Publish(Publish { profile, ..publish() }),
+        Payload::Run(RunRecord { profile, ..run(RunState::Written) }),
+        Payload::Publish(Box::new(Publish { profile, ..publish() })),
     ]
 }
 

@@ -621,8 +621,25 @@ fn expectation_tables() {
 #[test]
 fn profile_tables() {
     let t = "system.quality.profiles";
-    check("bob, open", t, "*", expect![[""]]);
-    check("bob, open", "system.quality.profile_cells", "*", expect![[""]]);
+    check(
+        "bob, open",
+        t,
+        "*",
+        expect![[r#"
+        #110 features.trend 1 1 id 60 - 7 66.5 2 2 10
+        #110 features.trend 1 2 m 60 - 7 66.5 1 2 10
+    "#]],
+    );
+    check(
+        "bob, open",
+        "system.quality.profile_cells",
+        "*",
+        expect![[r#"
+        features.trend 1 1 id 1 64 71 20
+        features.trend 1 1 id 2 72 79 38
+        features.trend 1 2 m 1 eu eu 58
+    "#]],
+    );
     check("bob, open", "system.quality.drift", "*", expect![[""]]);
     for who in ["bob", "auditor", "engineer", "nobody"] {
         check(who, t, "*", expect![[""]]);

@@ -51,7 +51,7 @@ pub(crate) fn prove(plan: &LogicalPlan, clause: &Incremental, pinned: &[PinnedTa
     let short = micros(&clause.lookback, 28).map_err(refuse)?;
     let lookback = micros(&clause.lookback, 31).map_err(refuse)?;
     let mut walk = Walk { short, pinned, inputs: vec![] };
-    let times = walk.times(plan).map_err(refuse)?;
+    let times = walk.bounded(plan).map_err(refuse)?.times;
     let column = &clause.column.value;
     match plan.schema().index_of_column_by_name(None, column) {
         Some(i) if times.contains(&i) => {}
@@ -73,50 +73,70 @@ struct Walk<'a> {
 
 type Times = BTreeSet<usize>;
 
+/// What a row of a plan is made of lies in `reach` microseconds before any of its `times`: windows over windows add up.
+#[derive(Clone, Default)]
+struct Bounded {
+    /// Output columns that are the time of the row.
+    times: Times,
+    reach: i64,
+}
+
+impl Bounded {
+    fn with(self, times: Times) -> Self {
+        Self { times, ..self }
+    }
+
+    fn some(self, otherwise: &str) -> Result<Self, String> {
+        if self.times.is_empty() { Err(otherwise.to_string()) } else { Ok(self) }
+    }
+}
+
 impl Walk<'_> {
-    /// Output columns that are the time of the row: what the row is made of lies in LOOKBACK before it.
-    fn times(&mut self, plan: &LogicalPlan) -> Result<Times, String> {
+    fn bounded(&mut self, plan: &LogicalPlan) -> Result<Bounded, String> {
         for e in plan.expressions() {
             plain(&e)?;
         }
         match plan {
             LogicalPlan::Projection(p) => {
-                let below = self.times(&p.input)?;
-                let is_time = |e: &Expr| position(e, p.input.schema()).is_some_and(|i| below.contains(&i));
-                Ok((0..p.expr.len()).filter(|i| is_time(&p.expr[*i])).collect())
+                let below = self.bounded(&p.input)?;
+                let is_time = |e: &Expr| position(e, p.input.schema()).is_some_and(|i| below.times.contains(&i));
+                let times = (0..p.expr.len()).filter(|i| is_time(&p.expr[*i])).collect();
+                Ok(below.with(times))
             }
-            LogicalPlan::Filter(f) => self.times(&f.input),
-            LogicalPlan::SubqueryAlias(a) => self.times(&a.input),
-            LogicalPlan::Sort(s) if s.fetch.is_none() => self.times(&s.input),
-            LogicalPlan::Distinct(Distinct::All(input)) => {
-                let below = self.times(input)?;
-                some(below, "`DISTINCT` without the time")
-            }
+            LogicalPlan::Filter(f) => self.bounded(&f.input),
+            LogicalPlan::SubqueryAlias(a) => self.bounded(&a.input),
+            LogicalPlan::Sort(s) if s.fetch.is_none() => self.bounded(&s.input),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.bounded(input)?.some("`DISTINCT` without the time"),
             LogicalPlan::Window(w) => {
-                let below = self.times(&w.input)?;
+                let below = self.bounded(&w.input)?;
+                let mut longest = 0;
                 for e in &w.window_expr {
-                    self.window(e, w.input.schema(), &below)?;
+                    longest = longest.max(self.window(e, w.input.schema(), &below.times)?);
                 }
-                Ok(below)
+                let reach = below.reach.saturating_add(longest);
+                match reach <= self.short {
+                    true => Ok(Bounded { reach, ..below }),
+                    false => Err("a window reaches further back than LOOKBACK".into()),
+                }
             }
             LogicalPlan::Aggregate(a) => {
-                let below = self.times(&a.input)?;
-                let is_time = |e: &Expr| position(e, a.input.schema()).is_some_and(|i| below.contains(&i));
+                let below = self.bounded(&a.input)?;
+                let is_time = |e: &Expr| position(e, a.input.schema()).is_some_and(|i| below.times.contains(&i));
                 let out: Times = (0..a.group_expr.len()).filter(|i| is_time(&a.group_expr[*i])).collect();
                 for e in &a.aggr_expr {
                     let Expr::AggregateFunction(f) = bare(e) else { return Err(format!("`{e}`")) };
                     order_free(f.func.name())?;
                 }
-                some(out, "groups that span times")
+                below.with(out).some("groups that span times")
             }
             LogicalPlan::Join(j) => {
                 if !matches!(j.join_type, JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti) {
                     return Err(format!("a {} join", j.join_type));
                 }
-                let (left, right) = (self.times(&j.left)?, self.times(&j.right)?);
+                let (left, right) = (self.bounded(&j.left)?, self.bounded(&j.right)?);
                 let both = |a: &Expr, b: &Expr| {
-                    position(a, j.left.schema()).is_some_and(|i| left.contains(&i))
-                        && position(b, j.right.schema()).is_some_and(|i| right.contains(&i))
+                    position(a, j.left.schema()).is_some_and(|i| left.times.contains(&i))
+                        && position(b, j.right.schema()).is_some_and(|i| right.times.contains(&i))
                 };
                 let filters: Vec<&Expr> = j.filter.iter().flat_map(split_conjunction).collect();
                 let equal = filters.iter().any(|e| match e {
@@ -127,18 +147,22 @@ impl Walk<'_> {
                     return Err("a join without the time column".into());
                 }
                 let width = j.left.schema().fields().len();
-                Ok(match j.join_type {
-                    JoinType::Inner => left.into_iter().chain(right.into_iter().map(|i| i + width)).collect(),
-                    _ => left,
-                })
+                let times = match j.join_type {
+                    JoinType::Inner => left.times.into_iter().chain(right.times.iter().map(|i| i + width)).collect(),
+                    _ => left.times,
+                };
+                Ok(Bounded { times, reach: left.reach.max(right.reach) })
             }
             LogicalPlan::Union(u) => {
-                let mut all: Option<Times> = None;
+                let mut all: Option<Bounded> = None;
                 for input in &u.inputs {
-                    let times = self.times(input)?;
-                    all = Some(all.map_or_else(|| times.clone(), |a| a.intersection(&times).copied().collect()));
+                    let one = self.bounded(input)?;
+                    all = Some(match all {
+                        Some(a) => Bounded { times: &a.times & &one.times, reach: a.reach.max(one.reach) },
+                        None => one,
+                    });
                 }
-                some(all.unwrap_or_default(), "a union of rows without a common time")
+                all.unwrap_or_default().some("a union of rows without a common time")
             }
             LogicalPlan::Extension(e) => match Barrier::of(e.node.as_ref()) {
                 Some(barrier) => self.input(barrier),
@@ -148,7 +172,7 @@ impl Walk<'_> {
         }
     }
 
-    fn input(&mut self, barrier: &Barrier) -> Result<Times, String> {
+    fn input(&mut self, barrier: &Barrier) -> Result<Bounded, String> {
         let table = self.pinned.iter().find(|t| t.at == *barrier.at()).ok_or("an input that is not pinned")?;
         let name = &table.at.name;
         let event = table.definition.event_time.ok_or_else(|| format!("`{name}` has no event time"))?;
@@ -164,10 +188,11 @@ impl Walk<'_> {
             self.inputs.push(input);
         }
         let at = |i: &usize| barrier.fields().get(*i) == Some(&event);
-        Ok((0..barrier.fields().len()).filter(at).collect())
+        Ok(Bounded { times: (0..barrier.fields().len()).filter(at).collect(), reach: 0 })
     }
 
-    fn window(&self, e: &Expr, schema: &DFSchema, times: &Times) -> Result<(), String> {
+    /// How far back a window reaches.
+    fn window(&self, e: &Expr, schema: &DFSchema, times: &Times) -> Result<i64, String> {
         let Expr::WindowFunction(w) = bare(e) else { return Err(format!("`{e}`")) };
         let is_time = |e: &Expr| position(e, schema).is_some_and(|i| times.contains(&i));
         if let WindowFunctionDefinition::AggregateUDF(f) = &w.fun {
@@ -176,7 +201,7 @@ impl Walk<'_> {
         let p = &w.params;
         if p.partition_by.iter().any(is_time) {
             return match &w.fun {
-                WindowFunctionDefinition::AggregateUDF(_) => Ok(()),
+                WindowFunctionDefinition::AggregateUDF(_) => Ok(0),
                 WindowFunctionDefinition::WindowUDF(f) => {
                     Err(format!("`{}` depends on the order of equal rows", f.name()))
                 }
@@ -195,12 +220,8 @@ impl Walk<'_> {
             WindowFrameBound::Preceding(value) if value.is_null() => Err("a window without a beginning".to_string()),
             WindowFrameBound::Preceding(value) => length(value),
         };
-        let start = reach(&p.window_frame.start_bound)?;
         reach(&p.window_frame.end_bound)?;
-        match start <= self.short {
-            true => Ok(()),
-            false => Err("a window reaches further back than LOOKBACK".into()),
-        }
+        reach(&p.window_frame.start_bound)
     }
 }
 
@@ -224,10 +245,6 @@ fn order_free(function: &str) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("`{function}` may depend on the order of rows")),
     }
-}
-
-fn some(times: Times, otherwise: &str) -> Result<Times, String> {
-    if times.is_empty() { Err(otherwise.to_string()) } else { Ok(times) }
 }
 
 /// No subqueries: they read what no time bounds.

@@ -31,6 +31,7 @@ const GROUPS: &str = "SELECT a.id, a.ts, max(greatest(a.loaded_at, b.loaded_at))
 const REFUSED: &[&str] = &[
     "a window reaches further back than LOOKBACK",
     "a window reaches further back than LOOKBACK",
+    "a window reaches further back than LOOKBACK",
     "a window without a beginning",
     "a window that is not `ORDER BY` the time with a `RANGE`",
     "a window that looks forward",
@@ -225,6 +226,11 @@ fn what_could_differ_from_the_whole_is_refused() {
             )
         };
         for query in [
+            // Windows over windows add up.
+            "SELECT DISTINCT id, ts, max(loaded_at) OVER w AS known_at, max(n) OVER w AS n FROM (SELECT id, ts, loaded_at, \
+             count(*) OVER (PARTITION BY id ORDER BY ts RANGE BETWEEN INTERVAL '11 days' PRECEDING AND CURRENT ROW) AS n \
+             FROM raw.labs) WINDOW w AS (PARTITION BY id ORDER BY ts RANGE BETWEEN INTERVAL '10 days' PRECEDING AND CURRENT ROW)"
+                .into(),
             frame("RANGE BETWEEN INTERVAL '21 days' PRECEDING AND CURRENT ROW"),
             frame("RANGE BETWEEN INTERVAL '1 month' PRECEDING AND CURRENT ROW"),
             frame(""),
