@@ -81,7 +81,7 @@ impl Warehouse {
     }
 
     /// With other limits.
-    async fn limited(limits: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn limited(limits: impl FnOnce(&mut Settings)) -> Self {
         Self::made(|_| {}, limits).await
     }
 

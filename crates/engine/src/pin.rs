@@ -117,6 +117,7 @@ impl Session {
     /// One name at one version, as this subject may see it.
     pub(crate) async fn pin_name(&self, name: &DatasetName, pin: Pin) -> Result<PinnedTable, Problem> {
         if name.is_system() {
+            self.engine.follow_whole().await?;
             return self.pin_system(name, pin);
         }
         if name.schema() == crate::system::information_schema::SCHEMA {

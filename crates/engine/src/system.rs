@@ -6,6 +6,7 @@
 mod again;
 mod audit;
 mod audit_exec;
+mod follow;
 pub(crate) mod information_schema;
 #[cfg(test)]
 mod tests;
@@ -50,12 +51,12 @@ pub(crate) struct SystemState {
     runs: HashMap<EntryId, RunState>,
     /// The time of the newest entry that a tree of a size covers, by writer: of its recent sizes, the first is said.
     covered: HashMap<WriterId, (u64, VecDeque<WallNanos>)>,
+    /// The whole ledger has been taken once: what is left is what was appended since.
+    whole: bool,
 }
 
 /// So many sizes of a tree are recent: a checkpoint is at most 65,536 entries behind.
 const RECENT: usize = 80_000;
-/// So many entries are taken at once.
-const BATCH: usize = 4096;
 
 impl SystemState {
     pub(crate) fn new(ledger: &Path) -> Result<Self, Problem> {
@@ -69,27 +70,8 @@ impl SystemState {
             quarantined: HashMap::new(),
             runs: HashMap::new(),
             covered: HashMap::new(),
+            whole: false,
         })
-    }
-
-    /// Takes what was appended since, by any process.
-    fn follow(&mut self) -> Result<(), Problem> {
-        let ledger = Arc::clone(&self.ledger);
-        for writer in ledger.reader().writers().map_err(|e| unreadable(&e))? {
-            loop {
-                let from = self.positions.get(&writer).copied().unwrap_or_default();
-                let (entries, position) = ledger.reader().some(&writer, from, BATCH).map_err(|e| unreadable(&e))?;
-                if entries.is_empty() {
-                    break;
-                }
-                ledger.mark(&writer, from);
-                for entry in entries {
-                    self.take(entry)?;
-                }
-                self.positions.insert(writer.clone(), position);
-            }
-        }
-        Ok(())
     }
 
     fn take(&mut self, entry: StoredEntry) -> Result<(), Problem> {

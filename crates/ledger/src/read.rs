@@ -107,6 +107,37 @@ impl<D: Disk> Reader<D> {
         from: Position,
         most: usize,
     ) -> Result<(Vec<StoredEntry>, Position), ReadFailed> {
+        self.before(writer, from, most, u64::MAX)
+    }
+
+    /// Where the segments behind a position begin: from each of them entries can be read apart from the others.
+    pub fn starts(&self, writer: &WriterId, from: Position) -> Result<Vec<Position>, ReadFailed> {
+        let (mut starts, mut number) = (vec![], from.segment + 1);
+        while let Some(header) = self.header(writer, number)? {
+            starts.push(Position { segment: number, offset: BLOCK_BYTES as u64, seq: header.first_seq.0 });
+            number += 1;
+        }
+        Ok(starts)
+    }
+
+    /// The same as [`Reader::some`] up to where another segment begins, and not beyond.
+    pub fn some_before(
+        &self,
+        writer: &WriterId,
+        from: Position,
+        most: usize,
+        end: Position,
+    ) -> Result<(Vec<StoredEntry>, Position), ReadFailed> {
+        self.before(writer, from, most, end.segment)
+    }
+
+    fn before(
+        &self,
+        writer: &WriterId,
+        from: Position,
+        most: usize,
+        end: u64,
+    ) -> Result<(Vec<StoredEntry>, Position), ReadFailed> {
         let (mut out, mut at) = (vec![], from);
         let mut header = match at.segment {
             0 => None,
@@ -126,7 +157,7 @@ impl<D: Disk> Reader<D> {
                     return self.damaged(writer, &at, "a frame is damaged");
                 }
             }
-            let Some(next) = next else { return Ok((out, at)) };
+            let Some(next) = next.filter(|next| next.number < end) else { return Ok((out, at)) };
             if next.first_seq.0 > at.seq {
                 return self.damaged(writer, &at, "the next segment begins later");
             }

@@ -24,6 +24,8 @@ use std::{
 
 /// Rows of `system.access.audit` in a sealed chunk; its last request may add to them.
 const CHUNK_ROWS: usize = 4096;
+/// Requests in a young chunk: what each query makes anew is less than this.
+const YOUNG: usize = 256;
 /// Entries in a sealed chunk, where few of them are requests.
 const CHUNK_ENTRIES: usize = 16_384;
 
@@ -56,6 +58,8 @@ pub(crate) struct Chain {
     pub(crate) requests: Chunks<Arc<Slot>>,
     /// How many rows of `system.access.audit` those are.
     rows: usize,
+    /// The first of `requests`, by column already.
+    pub(crate) young: Arc<Vec<Young>>,
     /// Those of runs.
     pub(crate) runs: Chunks<Arc<Slot>>,
     /// What others claim of lineage: read by `tables::asserted` alone.
@@ -63,6 +67,29 @@ pub(crate) struct Chain {
     /// Keys and the writer's own life.
     pub(crate) life: Chunks<Arc<Slot>>,
     pub(crate) head: Option<Seq>,
+}
+
+/// Requests that are in memory, and their columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Young {
+    pub(crate) slots: Arc<Vec<Arc<Slot>>>,
+    pub(crate) audit: Arc<Chunk>,
+}
+
+impl Chain {
+    /// Requests that are in no chunk.
+    pub(crate) fn loose(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.requests.iter().skip(self.young.len() * YOUNG)
+    }
+
+    /// Puts loose requests by column, where there are many.
+    fn gather(&mut self, known: &Dictionaries) {
+        while self.requests.len() >= (self.young.len() + 1) * YOUNG {
+            let slots: Vec<Arc<Slot>> = self.loose().take(YOUNG).cloned().collect();
+            let audit = Arc::new(Chunk::new(&slots, known, Slot::ended));
+            Arc::make_mut(&mut self.young).push(Young { slots: Arc::new(slots), audit });
+        }
+    }
 }
 
 /// Entries that are no longer in memory.
@@ -240,6 +267,7 @@ impl Fold {
         }
         all.push(Arc::new(sealed));
         (chain.entries, chain.requests, chain.rows) = (Chunks::default(), Chunks::default(), 0);
+        chain.young = Arc::default();
     }
 
     /// Rows of sealed chunks that keep their entry.
@@ -272,6 +300,11 @@ impl Fold {
     /// position gives the tables as of that position: entries decided later are left out.
     pub fn freeze(&mut self, catalog: &Catalog) -> Result<Snapshot, SystemError> {
         self.take_lineages(catalog)?;
+        let many = |chain: &Chain| chain.requests.len() >= (chain.young.len() + 1) * YOUNG;
+        if self.chains.values().any(|chain| many(chain)) {
+            let chains = Arc::make_mut(&mut self.chains);
+            chains.values_mut().filter(|c| many(c)).for_each(|chain| Arc::make_mut(chain).gather(&self.known));
+        }
         Ok(Snapshot {
             catalog: catalog.clone(),
             chains: self.chains.clone(),

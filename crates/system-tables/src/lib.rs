@@ -29,7 +29,7 @@ mod schema;
 mod snapshot;
 mod tables;
 
-pub use audit::{AuditColumn, AuditScan, Condition};
+pub use audit::{AuditColumn, AuditScan, Condition, Newest};
 pub use edges::{Edge, EdgeKind};
 pub use error::SystemError;
 pub use fold::{Entries, Fold};

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) async fn run(context: &Context, args: &ServeArgs) -> Result<Done, Failed> {
     let engine = context.open(WriterChoice::Serve).await?;
+    engine.follow_ahead();
     let options = ServeOptions {
         bind: args.bind.unwrap_or(context.file.serve.bind),
         audience: context.file.project.name.clone(),

@@ -1,12 +1,13 @@
 //! The physical scan of `system.access.audit`.
 //!
-//! A query for the newest rows tells the scan, while it runs, from which time on rows still matter: chunks are then read
-//! newest first, and those wholly before are passed over.
+//! Where a query wants the newest rows first, the scan gives them in that order, and a limit above it ends it: no sort runs.
+//! One that orders by more than the time sorts what comes, and tells the scan, while it runs, from which time on rows
+//! still matter.
 //!
 //! INVARIANT: only where the viewer sees every row. For anyone else one partition reads all chunks in order, so that nothing
 //! depends on rows that are not shown.
 
-use custody_system_tables::AuditScan;
+use custody_system_tables::{AuditScan, Newest};
 use datafusion::{
     arrow::{
         array::{RecordBatch, RecordBatchOptions},
@@ -35,7 +36,7 @@ pub(super) struct AuditExec {
     scan: AuditScan,
     partitions: usize,
     limit: Option<usize>,
-    /// Newest chunks first.
+    /// The newest rows first.
     newest: bool,
     /// What rows must satisfy as far as is known while the query runs; rows that do not may come all the same.
     running: Vec<Arc<dyn PhysicalExpr>>,
@@ -59,6 +60,7 @@ impl AuditExec {
     fn chunks(&self, partition: usize) -> Vec<usize> {
         let mut chunks: Vec<usize> = (0..self.scan.chunks()).collect();
         if self.newest {
+            // Dealt out by their time, so that each partition has its share of the newest.
             chunks.sort_by_key(|chunk| std::cmp::Reverse(*self.scan.times(*chunk).end()));
             return chunks.into_iter().skip(partition).step_by(self.partitions).collect();
         }
@@ -105,6 +107,19 @@ impl ExecutionPlan for AuditExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let rows = context.session_config().batch_size().max(1);
         let schema = Arc::clone(self.scan.schema());
+        if self.newest {
+            let newest = Newest::new(self.scan.clone(), self.chunks(partition), rows);
+            let (state, mut left) = ((newest, self.running.clone()), self.limit.unwrap_or(usize::MAX));
+            let batches = futures::stream::try_unfold(state, move |(mut newest, running)| {
+                let next = newest.next(|| running.iter().map(times).fold(ALL_TIMES, and));
+                let next = next.map_err(|e| DataFusionError::External(e.into()));
+                let next = next
+                    .map(|batch| batch.filter(|_| left > 0).map(|batch| batch.slice(0, batch.num_rows().min(left))));
+                left -= next.as_ref().map_or(0, |batch| batch.as_ref().map_or(0, RecordBatch::num_rows));
+                std::future::ready(next.map(|batch| batch.map(|batch| (batch, (newest, running)))))
+            });
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
+        }
         let state = Cut {
             scan: self.scan.clone(),
             chunks: self.chunks(partition).into_iter(),
@@ -144,11 +159,19 @@ impl ExecutionPlan for AuditExec {
     }
 
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
-        let by_time = order.first().filter(|by| by.options.descending).and_then(|by| by.expr.downcast_ref());
-        if !self.scan.sees_all() || !by_time.is_some_and(is_time) {
+        let Some(first) = order.first().filter(|by| by.options.descending) else {
+            return Ok(SortOrderPushdownResult::Unsupported);
+        };
+        if !self.scan.sees_all() || !first.expr.downcast_ref().is_some_and(is_time) {
             return Ok(SortOrderPushdownResult::Unsupported);
         }
-        Ok(SortOrderPushdownResult::Inexact { inner: Arc::new(Self { newest: true, ..self.clone() }) })
+        let known = EquivalenceProperties::new_with_orderings(Arc::clone(self.scan.schema()), [[first.clone()]]);
+        let properties = Arc::new(PlanProperties::clone(&self.properties).with_eq_properties(known));
+        let inner = Arc::new(Self { newest: true, properties, ..self.clone() });
+        Ok(match order {
+            [_] => SortOrderPushdownResult::Exact { inner },
+            _ => SortOrderPushdownResult::Inexact { inner },
+        })
     }
 }
 

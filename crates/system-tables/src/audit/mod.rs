@@ -5,8 +5,10 @@
 
 mod chunk;
 mod filter;
+mod newest;
 mod scan;
 
 pub(crate) use chunk::{Chunk, rows_of};
 pub use filter::{AuditColumn, Condition};
+pub use newest::Newest;
 pub use scan::AuditScan;

@@ -19,9 +19,9 @@ use arrow::{
     },
     datatypes::SchemaRef,
 };
-use custody_model::{ControlSeq, DatasetId, Hash, Outcome, StoredEntry, WriterId};
+use custody_model::{ControlSeq, DatasetId, Hash, Outcome, Seq, StoredEntry, WriterId};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
     sync::Arc,
 };
@@ -91,7 +91,8 @@ impl Snapshot {
         for (writer, chain) in self.chains.iter() {
             let part = |rows| Part { writer: writer.clone(), rows };
             parts.extend(chain.sealed.iter().map(|sealed| part(Made::Sealed(Arc::clone(sealed)))));
-            let slots: Vec<Arc<Slot>> = chain.requests.iter().cloned().collect();
+            parts.extend(chain.young.iter().map(|y| part(Made::Tail(Arc::clone(&y.audit), Arc::clone(&y.slots)))));
+            let slots: Vec<Arc<Slot>> = chain.loose().cloned().collect();
             if !slots.is_empty() {
                 let chunk = Chunk::new(&slots, &self.known, |slot| slot.end(&self.chains));
                 parts.push(part(Made::Tail(Arc::new(chunk), Arc::new(slots))));
@@ -182,13 +183,29 @@ impl AuditScan {
     pub fn batch(&self, chunk: usize, times: &RangeInclusive<i64>) -> Result<Option<RecordBatch>, SystemError> {
         let Some(part) = self.parts.get(chunk) else { return Ok(None) };
         let rows = self.select(part, times);
-        if rows.is_empty() {
-            return Ok(None);
+        if rows.is_empty() { Ok(None) } else { self.made(part, &rows).map(Some) }
+    }
+
+    /// Of a chunk, the places of such rows in order, each with its time.
+    pub(crate) fn places(&self, chunk: usize, times: &RangeInclusive<i64>) -> Vec<(i64, usize)> {
+        let Some(part) = self.parts.get(chunk) else { return vec![] };
+        let time = |row: usize| part.chunk().times.get(row).copied().unwrap_or_default();
+        self.select(part, times).into_iter().map(|row| (time(row), row)).collect()
+    }
+
+    /// These rows of a chunk, by places that [`AuditScan::places`] gave, in their order.
+    pub(crate) fn rows(&self, chunk: usize, rows: &[usize]) -> Result<RecordBatch, SystemError> {
+        match self.parts.get(chunk) {
+            Some(part) => self.made(part, rows),
+            None => Ok(RecordBatch::new_empty(Arc::clone(&self.schema))),
         }
-        let columns = self.columns.iter().enumerate().map(|(at, name)| self.column(at, name, part, &rows));
+    }
+
+    fn made(&self, part: &Part, rows: &[usize]) -> Result<RecordBatch, SystemError> {
+        let columns = self.columns.iter().enumerate().map(|(at, name)| self.column(at, name, part, rows));
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        Ok(Some(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?))
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
 
     fn select(&self, part: &Part, times: &RangeInclusive<i64>) -> Vec<usize> {
@@ -223,7 +240,7 @@ impl AuditScan {
         Rows::each(chunk.len, |row| {
             let control = chunk.sorts.get(row).is_some_and(|s| s.control);
             let id = custody_model::EntryId(Uuid::from_u128(chunk.ids.get(row).copied().unwrap_or_default()));
-            !control || self.snapshot.counts(id, &part.writer, custody_model::Seq(chunk.seq(row)))
+            !control || self.snapshot.counts(id, &part.writer, Seq(chunk.seq(row)))
         })
     }
 
@@ -278,27 +295,20 @@ impl AuditScan {
             "region" => self.context(chunk, rows, |c| c.region.as_deref()),
             "model" => self.context(chunk, rows, |c| c.model.as_deref()),
             "model_version" => {
-                let versions: Vec<_> = self.contexts(chunk, |c| c.model_version);
-                int(&|row| versions[chunk.contexts.code(row)])?
+                let versions = self.contexts(chunk, rows, |c| c.model_version);
+                integers(name, rows, &|row| versions.get(&chunk.contexts.code(row)).copied().flatten())?
             }
             "policy_hash" => {
-                let bundles: Vec<_> = self.contexts(chunk, |c| c.bundle);
-                digests(rows.iter().map(|row| bundles[chunk.contexts.code(*row)]))?
+                let bundles = self.contexts(chunk, rows, |c| c.bundle);
+                digests(rows.iter().map(|row| bundles.get(&chunk.contexts.code(*row)).copied().flatten()))?
             }
-            "dataset" => {
-                let named = |t: u32| self.view.names.get(t as usize).cloned().flatten();
-                strings(&chunk.targets, rows, &chunk.targets.values.iter().map(|t| named(*t)).collect::<Vec<_>>())
-            }
+            "dataset" => strings(rows, |row| self.view.names.get(chunk.targets.get(row)? as usize)?.as_deref()),
             "dataset_version" => int(&|row| target(row).and_then(|t| self.view.versions.get(t).copied().flatten()))?,
             "grant_hash" => self.hashes(&chunk.grants, rows)?,
             "statement_hash" => self.hashes(&chunk.statements, rows)?,
-            "rows" => self.counts(name, chunk, &chunk.rows, rows, |e| e.measure.rows)?,
-            "bytes" => self.counts(name, chunk, &chunk.bytes, rows, |e| e.measure.bytes)?,
-            "duration_us" => {
-                let own = |row: usize| self.unless_later(chunk, row).then(|| chunk.micros.get(row)).flatten();
-                let late = self.late(chunk, rows, |e, _| e.measure.micros);
-                int(&|row| late.get(&row).copied().unwrap_or_else(|| own(row)))?
-            }
+            "rows" => self.counts(name, chunk, &chunk.rows, rows, |e, part| e.measure.rows.filter(|_| part == 0))?,
+            "bytes" => self.counts(name, chunk, &chunk.bytes, rows, |e, part| e.measure.bytes.filter(|_| part == 0))?,
+            "duration_us" => self.counts(name, chunk, &chunk.micros, rows, |e, _| e.measure.micros)?,
             "upper_bound" => {
                 let late = self.late(chunk, rows, |e, _| e.measure.upper_bound);
                 Arc::new(BooleanArray::from_iter(rows.iter().map(|row| {
@@ -320,58 +330,58 @@ impl AuditScan {
             "code" => {
                 let late = self.late(chunk, rows, |e, _| e.code.map(str::to_owned));
                 let numbers: Vec<u32> = chunk.endings.values.iter().map(|e| self.code(*e)).collect();
-                let values = self
-                    .known
-                    .texts
-                    .read(|all| numbers.iter().map(|n| all.get(*n as usize).cloned()).collect::<Vec<_>>());
-                if late.is_empty() {
-                    strings(&chunk.endings, rows, &values)
-                } else {
-                    let own = |row| values[chunk.endings.code(row)].as_deref().map(str::to_owned);
-                    let code = |row: &usize| late.get(row).cloned().unwrap_or_else(|| own(*row));
-                    Arc::new(StringArray::from_iter(rows.iter().map(code)))
-                }
+                self.known.texts.read(|all| {
+                    strings(rows, |row| match late.get(&row) {
+                        Some(late) => late.as_deref(),
+                        None => all.get(*numbers.get(chunk.endings.code(row))? as usize).map(Arc::as_ref),
+                    })
+                })
             }
             _ => return Err(SystemError::Shape { table: audit_table()?.definition.name.clone(), at }),
         })
     }
 
     fn texts(&self, column: &Coded<u32>, rows: &[usize]) -> ArrayRef {
-        let values = self
-            .known
-            .texts
-            .read(|all| column.values.iter().map(|n| all.get(*n as usize).cloned()).collect::<Vec<_>>());
-        strings(column, rows, &values)
+        self.known.texts.read(|all| strings(rows, |row| all.get(column.get(row)? as usize).map(Arc::as_ref)))
     }
 
-    fn contexts<T>(&self, chunk: &Chunk, value: impl Fn(&Context) -> Option<T>) -> Vec<Option<T>> {
-        let numbers = &chunk.contexts.values;
-        self.known.contexts.read(|all| numbers.iter().map(|n| all.get(*n as usize).and_then(&value)).collect())
+    /// What contexts of these rows say, by their places in the chunk.
+    fn contexts<T>(
+        &self,
+        chunk: &Chunk,
+        rows: &[usize],
+        value: impl Fn(&Context) -> Option<T>,
+    ) -> HashMap<usize, Option<T>> {
+        self.known.contexts.read(|all| {
+            let mut found = HashMap::new();
+            for row in rows {
+                let code = chunk.contexts.code(*row);
+                found
+                    .entry(code)
+                    .or_insert_with(|| all.get(*chunk.contexts.values.get(code)? as usize).and_then(&value));
+            }
+            found
+        })
     }
 
     fn context(&self, chunk: &Chunk, rows: &[usize], value: fn(&Context) -> Option<&str>) -> ArrayRef {
-        let values = self.contexts(chunk, |c| value(c).map(Arc::<str>::from));
-        strings(&chunk.contexts, rows, &values)
+        self.known.contexts.read(|all| strings(rows, |row| value(all.get(chunk.contexts.get(row)? as usize)?)))
     }
 
     fn roles(&self, chunk: &Chunk, rows: &[usize]) -> ArrayRef {
-        let numbers = &chunk.roles.values;
-        let sets: Vec<BTreeSet<String>> = self
-            .known
-            .roles
-            .read(|all| numbers.iter().map(|n| all.get(*n as usize).cloned().unwrap_or_default()).collect());
         let mut lists = ListBuilder::new(StringBuilder::new());
-        for row in rows {
-            sets[chunk.roles.code(*row)].iter().for_each(|role| lists.values().append_value(role));
-            lists.append(true);
-        }
+        self.known.roles.read(|all| {
+            for row in rows {
+                let set = chunk.roles.get(*row).and_then(|n| all.get(n as usize));
+                set.into_iter().flatten().for_each(|role| lists.values().append_value(role));
+                lists.append(true);
+            }
+        });
         Arc::new(lists.finish())
     }
 
     fn hashes(&self, column: &Coded<u32>, rows: &[usize]) -> Result<ArrayRef, SystemError> {
-        let values: Vec<Option<Hash>> =
-            self.known.hashes.read(|all| column.values.iter().map(|n| all.get(*n as usize).copied()).collect());
-        digests(rows.iter().map(|row| values[column.code(*row)]))
+        self.known.hashes.read(|all| digests(rows.iter().map(|row| all.get(column.get(*row)? as usize).copied())))
     }
 
     fn addresses(&self, part: &Part, rows: &[usize]) -> Result<ArrayRef, SystemError> {
@@ -382,7 +392,9 @@ impl AuditScan {
         let entries: BTreeMap<u64, &StoredEntry> = match &part.rows {
             Made::Tail(_, slots) => slots.iter().map(|s| (s.stored.seq.0, s.stored.as_ref())).collect(),
             Made::Sealed(sealed) => {
-                loaded = self.snapshot.load(&part.writer, sealed.from, sealed.to)?;
+                let ends = rows.first().zip(rows.last()).map(|(a, b)| (part.chunk().seq(*a), part.chunk().seq(*b)));
+                let (from, to) = ends.map_or((sealed.from, sealed.to), |(a, b)| (Seq(a), Seq(b + 1)));
+                loaded = self.snapshot.load(&part.writer, from, to)?;
                 loaded.iter().map(|e| (e.seq.0, e)).collect()
             }
         };
@@ -416,9 +428,19 @@ impl AuditScan {
         chunk: &Chunk,
         counts: &Counts,
         rows: &[usize],
-        of: fn(&crate::tables::access::End<'_>) -> Option<u64>,
+        of: fn(&crate::tables::access::End<'_>, u16) -> Option<u64>,
     ) -> Result<ArrayRef, SystemError> {
-        let late = self.late(chunk, rows, |e, part| of(e).filter(|_| part == 0));
+        if chunk.late.is_empty() && chunk.endings.values.iter().all(|e| self.ended(*e)) {
+            return match counts {
+                // Most chunks: no row has to be asked whether it has ended here, no count is too large.
+                Counts::Narrow(_) => {
+                    let count = |row: &usize| counts.get(*row).and_then(|count| i64::try_from(count).ok());
+                    Ok(Arc::new(Int64Array::from_iter(rows.iter().map(count))))
+                }
+                Counts::Wide(_) => integers(name, rows, &|row| counts.get(row)),
+            };
+        }
+        let late = self.late(chunk, rows, of);
         let own = |row: usize| self.unless_later(chunk, row).then(|| counts.get(row)).flatten();
         integers(name, rows, &|row| late.get(&row).copied().unwrap_or_else(|| own(row)))
     }
@@ -461,12 +483,9 @@ fn integers(name: &str, rows: &[usize], value: &dyn Fn(usize) -> Option<u64>) ->
     Ok(Arc::new(out.finish()))
 }
 
-/// Each row's value, by its code.
-fn strings<T: Copy>(column: &Coded<T>, rows: &[usize], values: &[Option<Arc<str>>]) -> ArrayRef {
-    let of = |row: &usize| values.get(column.code(*row)).and_then(|v| v.as_deref());
-    let bytes = rows.iter().map(|row| of(row).map_or(0, str::len)).sum();
-    let mut out = StringBuilder::with_capacity(rows.len(), bytes);
-    rows.iter().for_each(|row| out.append_option(of(row)));
+fn strings<'a>(rows: &[usize], of: impl Fn(usize) -> Option<&'a str>) -> ArrayRef {
+    let mut out = StringBuilder::with_capacity(rows.len(), rows.len() * 16);
+    rows.iter().for_each(|row| out.append_option(of(*row)));
     Arc::new(out.finish())
 }
 
