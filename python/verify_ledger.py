@@ -569,10 +569,11 @@ class Check:
             self.find(UNVERIFIABLE, f"`{folder}`", str(e))
             return []
 
-    def run(self, log, root_key, since, mirrors):
+    def run(self, log, root_key, since, mirrors, anchors):
         if not self.genesis(log, root_key):
             return
-        # Checkpoints before segments before control objects and blobs: a live ledger never seems to lack anything.
+        anchor = self.anchor()
+        # The anchor before checkpoints, checkpoints before segments before control objects and blobs: a live ledger never seems to lack anything.
         writers = []
         for name in self.list("w"):
             if WRITER_NAME.match(name):
@@ -610,6 +611,7 @@ class Check:
         ages = [self.memory(name, split_notes(text)) for name, text in since]
         for mirror in mirrors:
             ages.append(self.mirror(mirror))
+        ages += self.anchored(anchor, anchors)
         self.age = min((a for a in ages if a is not None), default=None)
 
     def genesis(self, log, root_key):
@@ -1045,6 +1047,10 @@ class Check:
             return None
         for chain, size in found:
             covered[chain.writer] = max(size, covered.get(chain.writer, 0))
+        return self.age_of(covered, name)
+
+    def age_of(self, covered, name):
+        """The age of a memory that covers so many entries of each writer."""
         size = [(c, covered.get(c.writer, 0)) for c in self.chains]
         newest = [max(c.walls[n - 1 : n]) for c, n in size if n]
         newest = max((w for w in newest), default=None)
@@ -1092,6 +1098,136 @@ class Check:
             self.find(UNVERIFIABLE, place, message)
         return chain, note.size
 
+    # -------------------------------------------------- the anchor
+
+    def anchor(self):
+        """None: there is none; False: a finding says why it cannot be used; else key, notes and leaf hashes."""
+        for attempt in range(3):
+            known, before = len(self.findings), self.peek("anchor/checkpoint")
+            try:
+                found = self.read_anchor()
+            except Bad as e:
+                self.tampered("`anchor`", str(e))
+                found = False
+            except Unreadable as e:
+                self.find(UNVERIFIABLE, "`anchor`", str(e))
+                found = False
+            # Beside a process that adds to it, what it replaces is gone soon.
+            if found is not False or attempt == 2 or self.peek("anchor/checkpoint") == before:
+                return found
+            del self.findings[known:]
+
+    def peek(self, path):
+        try:
+            return self.source.read(path)
+        except Unreadable:
+            return None
+
+    def read_anchor(self):
+        read = self.source.read
+        tiles = self.source.list("anchor/tile")
+        key, note = read("anchor/key"), read("anchor/checkpoint")
+        if key is None or note is None:
+            # A process that was killed as it began leaves a key alone.
+            need(note is None and not tiles, "its key or its checkpoint is missing")
+            return None
+        try:
+            key, note = Note(key.decode("utf-8")), Checkpoint(note.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise Bad("its key or its checkpoint is not text") from None
+        need(len(key.signatures) == 1 and self.signs(self.root, key.text, key.signatures[0]), "the root did not sign its key")
+        lines = key.text.split("\n")
+        fine = len(lines) == 4 and lines[:2] == ["custody-anchor/1", self.log.hex()] and lines[3] == ""
+        need(fine, "its key is certified for something else")
+        key = Vkey(lines[2])
+        need(key.name == note.origin == f"{self.origin}/anchor", "its key or its checkpoint is of another log")
+        fine = len(note.signatures) == 1 and self.signs(key, note.text, note.signatures[0])
+        need(fine, "its checkpoint is not signed by its key alone")
+        notes = []
+        while len(notes) < note.size:
+            count = min(256, note.size - len(notes))
+            path = anchor_tile("entries", len(notes) // 256, count)
+            found = anchor_bundle(read(path))
+            need(found is not None and len(found) == count, f"`{path}` is missing, or not the leaves that are counted")
+            notes += found
+        leaves = [sha2(b"\x00", n) for n in notes]
+        need(root2(leaves) == note.root, f"the root over {note.size} checkpoints is not the one signed")
+        # Tiles are what the leaves make them.
+        level, hashes = 0, leaves
+        while hashes:
+            for first in range(0, len(hashes), 256):
+                group = hashes[first : first + 256]
+                path = anchor_tile(str(level), first // 256, len(group))
+                need(read(path) == b"".join(group), f"`{path}` is missing, or not what the leaves make it")
+            level, hashes = level + 1, [root2(hashes[n : n + 256]) for n in range(0, len(hashes) - 255, 256)]
+        return key, notes, leaves
+
+    @staticmethod
+    def signs(key, text, line):
+        return line[:2] == (key.name, key.id) and key.verifies(text, line[2])
+
+    def anchored(self, anchor, kept):
+        """The anchor against the chains and what others kept of it; the ages of those."""
+        if anchor is False:
+            return []
+        if anchor is None:
+            for name, _ in kept:
+                self.tampered("`anchor`", f"there is none, and `{name}` is of one")
+            return []
+        key, notes, leaves = anchor
+        sizes = [self.anchored_note(number, note) for number, note in enumerate(notes)]
+        return [self.kept_anchor(key, leaves, sizes, name, text) for name, text in kept]
+
+    def anchored_note(self, number, note):
+        try:
+            note = Checkpoint(note.decode("utf-8"))
+        except (Bad, UnicodeDecodeError) as e:
+            self.tampered("`anchor`", f"leaf {number} is no checkpoint: {e}")
+            return None
+        prefix = f"{self.origin}/sha3-256/"
+        writer = note.origin[len(prefix) :] if note.origin.startswith(prefix) else ""
+        chain = next((c for c in self.chains if c.writer == writer), None)
+        if chain is None:
+            self.tampered("`anchor`", f"leaf {number} is of `{note.origin}`, which is missing")
+            return None
+        if chain.damaged:
+            return None
+        if note.size > len(chain.leaves) or chain.root(0, note.size) != note.root:
+            self.tampered(f"writer {writer}", f"not a continuation of its anchored checkpoint of size {note.size}")
+            return None
+        try:
+            self.signatures(chain, note)
+        except Bad as e:
+            self.tampered("`anchor`", f"leaf {number}: {e}")
+            return None
+        return chain, note.size
+
+    def kept_anchor(self, key, leaves, sizes, name, text):
+        notes, most = split_notes(text), None
+        if not notes:
+            self.find(UNVERIFIABLE, f"`{name}`", "holds no checkpoint")
+        for text in notes:
+            try:
+                note = Checkpoint(text)
+                # Witnesses add lines of their own.
+                need(note.origin == key.name, "not a checkpoint of this ledger's anchor")
+                need(any(self.signs(key, note.text, line) for line in note.signatures), "not signed by the anchor's key")
+            except Bad as e:
+                self.find(UNVERIFIABLE, f"`{name}`", str(e))
+                continue
+            if note.size > len(leaves):
+                self.tampered("`anchor`", f"holds {len(leaves)} checkpoints, the one in `{name}` says {note.size}")
+            elif root2(leaves[: note.size]) != note.root:
+                self.tampered("`anchor`", f"not a continuation of the checkpoint of size {note.size} in `{name}`")
+            else:
+                most = max(note.size, most or 0)
+        if most is None or None in sizes[:most]:
+            return None
+        covered = {}
+        for chain, size in sizes[:most]:
+            covered[chain.writer] = max(size, covered.get(chain.writer, 0))
+        return self.age_of(covered, name)
+
     # -------------------------------------------------- the answer
 
     def verdict(self):
@@ -1101,6 +1237,38 @@ class Check:
         if worst == UNVERIFIABLE:
             return 1
         return 0 if self.age is not None and self.age <= self.max_age else 8
+
+
+def sha2(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def root2(leaves):
+    """The RFC 6962 root with SHA-256."""
+    if len(leaves) <= 1:
+        return leaves[0] if leaves else sha2()
+    middle = 1 << ((len(leaves) - 1).bit_length() - 1)
+    return sha2(b"\x01", root2(leaves[:middle]), root2(leaves[middle:]))
+
+
+def anchor_tile(of, number, count):
+    path = f"{number % 1000:03}"
+    while number >= 1000:
+        number //= 1000
+        path = f"x{number % 1000:03}/{path}"
+    return f"anchor/tile/{of}/{path}" + (f".p/{count}" if count < 256 else "")
+
+
+def anchor_bundle(data):
+    """Leaves: a length in two bytes, then so many bytes, again and again; None: malformed."""
+    at, leaves = 0, []
+    while data is not None and at < len(data):
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        if at + 2 > len(data) or end > len(data):
+            return None
+        leaves.append(data[at + 2 : end])
+        at = end
+    return None if data is None else leaves
 
 
 def keep(source):
@@ -1288,6 +1456,7 @@ def main():
     parser.add_argument("--check-proof", metavar="FILE", help="check a proof that stands alone, with --root-key")
     parser.add_argument("--since", action="append", default=[], help="a file of kept checkpoints")
     parser.add_argument("--mirror", action="append", default=[], help="a copy of the ledger folder in other hands")
+    parser.add_argument("--anchor", action="append", default=[], help="a checkpoint of the anchor that was kept elsewhere")
     parser.add_argument("--max-age", type=float, default=300, help="seconds that outside memory may be old")
     parser.add_argument("--now", type=float, default=None, help="seconds since 1970 that ages are counted from")
     parser.add_argument("--log", help="the log id to expect")
@@ -1306,16 +1475,17 @@ def main():
         if arguments.keep:
             sys.stdout.write(keep(source))
             return 0
-        since = []
-        for path in arguments.since:
-            with open(path, encoding="utf-8", newline="\n") as file:
-                since.append((path, file.read()))
+        since, anchors = [], []
+        for paths, kept in [(arguments.since, since), (arguments.anchor, anchors)]:
+            for path in paths:
+                with open(path, encoding="utf-8", newline="\n") as file:
+                    kept.append((path, file.read()))
     except (OSError, UnicodeDecodeError, Unreadable) as e:
         print(f"cannot verify: {e}", file=sys.stderr)
         return 1
     now = time.time_ns() if arguments.now is None else int(arguments.now * SECOND)
     check = Check(source, now, int(arguments.max_age * SECOND))
-    check.run(arguments.log, arguments.root_key, since, arguments.mirror)
+    check.run(arguments.log, arguments.root_key, since, arguments.mirror, anchors)
     if arguments.format == "json":
         print(json.dumps(as_json(check), indent=1))
     else:

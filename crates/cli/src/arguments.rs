@@ -474,6 +474,9 @@ pub(crate) enum LedgerCommand {
         /// A copy of the ledger folder.
         #[arg(long, value_name = "DIR")]
         mirror: Vec<PathBuf>,
+        /// A checkpoint of the anchor that was kept elsewhere or comes from a witness, or a copy of the folder `anchor`.
+        #[arg(long, value_name = "PATH")]
+        anchor: Vec<PathBuf>,
         /// How old the outside memory may be.
         #[arg(long, default_value = "5m")]
         max_age: String,

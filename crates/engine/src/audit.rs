@@ -15,6 +15,7 @@
 //! a command and a server beside it share files only.
 
 mod folder;
+mod merge;
 mod open;
 mod peer;
 mod writer;

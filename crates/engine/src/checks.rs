@@ -86,6 +86,8 @@ pub struct VerifyOptions {
     pub notes: Vec<String>,
     /// Copies of the ledger folder.
     pub mirrors: Vec<PathBuf>,
+    /// Checkpoints of the anchor that were kept elsewhere: each a name and the notes.
+    pub anchors: Vec<(String, String)>,
     /// How old outside memory may be.
     pub max_age_seconds: u64,
 }
@@ -106,6 +108,11 @@ pub fn verify_ledger(folder: &Path, options: &VerifyOptions, clock: &dyn Clock) 
             .map(|(i, notes)| Kept { name: format!("kept notes {}", i + 1), notes: notes.clone() })
             .collect(),
         mirrors: mirrors.iter().map(|(name, files)| Mirror { name, files }).collect(),
+        anchors: options
+            .anchors
+            .iter()
+            .map(|(name, notes)| Kept { name: name.clone(), notes: notes.clone() })
+            .collect(),
         max_age: Duration::from_secs(options.max_age_seconds),
         ..Outside::none(clock.now())
     };

@@ -114,7 +114,12 @@ fn copy_files(from: &FolderSource, to: &FolderSource, disk: &FileDisk) -> Result
             last.extend(from.read(&path).map_err(unreadable)?.map(|bytes| (path, bytes)));
         }
     }
+    // The anchor covers nothing that the segments, which are read after it, lack.
+    let anchor = "anchor/checkpoint".to_string();
+    last.extend(from.read(&anchor).map_err(unreadable)?.map(|bytes| (anchor, bytes)));
     copying.file("genesis")?;
+    copying.file("anchor/key")?;
+    copying.folder("anchor/tile")?;
     for writer in &writers {
         for folder in ["seg", "quarantine", "tile"] {
             copying.folder(&format!("w/{writer}/{folder}"))?;

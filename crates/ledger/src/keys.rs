@@ -6,6 +6,7 @@
 //! cannot sign again. Seeds come from the caller: nothing here makes randomness.
 
 use crate::{
+    anchor::AnchorKey,
     disk::{Disk, DiskError},
     format::{NotCanonical, Value, from_bytes, to_bytes},
     note::{NoteSignature, SignedNote, VerifierKey, writer_origin},
@@ -144,8 +145,10 @@ pub enum KeyError {
 }
 
 const ROOT: &str = "root";
+const ANCHOR: &str = "anchor";
 
 /// The keys of a warehouse that keeps them itself.
+#[derive(Clone)]
 pub struct KeySet<D> {
     disk: D,
     genesis: Genesis,
@@ -224,6 +227,17 @@ impl<D: Disk> KeySet<D> {
         signer.record.revoke = revoke;
         self.disk.publish(&path, &signer.to_bytes())?;
         Ok(signer)
+    }
+
+    /// The key that signs the anchor. `anew`: a new one from a fresh random seed, for an anchor that begins; whoever lost
+    /// one begins another, under another key, for no key may sign two logs.
+    pub fn anchor(&self, anew: Option<[u8; 32]>) -> Result<AnchorKey, KeyError> {
+        if let Some(seed) = anew {
+            self.disk.publish(ANCHOR, &seed)?;
+        }
+        let stored = self.disk.read(ANCHOR)?.ok_or_else(|| KeyError::NoKey(ANCHOR.into()))?;
+        let seed = stored.try_into().map_err(|_| KeyError::Damaged(ANCHOR.into()))?;
+        AnchorKey::new(&self.genesis, &self.root, seed).map_err(|_| KeyError::Name(self.genesis.warehouse.clone()))
     }
 
     fn certify(&self, writer: &WriterId, epoch: u64, now: WallNanos, seed: [u8; 32]) -> Result<EpochSigner, KeyError> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking"))]
 
+mod anchor;
 mod append;
 #[cfg(any(test, feature = "sim"))]
 pub mod campaign;
@@ -36,6 +37,7 @@ mod tiles;
 mod tree;
 pub mod verify;
 
+pub use anchor::{ANCHOR_LOCK, AnchorFailed, AnchorKey, Anchored, anchor, anchor_origin, is_anchored};
 pub use append::{
     Appended, AuditReceipt, COMMAND_SEGMENT_BYTES, Chain, ChainOptions, CommitFailed, OpenRefused, Recovery, Revived,
     SERVER_SEGMENT_BYTES, TornTail,

@@ -5,6 +5,7 @@
 //! numbered from 0, and [`Fault`]s are planned for a number: fail before it happens, or after.
 
 use crate::{
+    anchor::AnchorKey,
     disk::{Disk, DiskError, DiskLock},
     keys::{Certificate, Genesis, SignFailed, Signer},
     note::{NoteSignature, SignedNote, VerifierKey, writer_origin},
@@ -324,6 +325,12 @@ pub fn fake_genesis(warehouse: &str) -> Genesis {
     #[expect(clippy::expect_used, reason = "a fixed, sound key")]
     let root = VerifierKey::new(&format!("{warehouse}/root"), &public).expect("a sound key");
     Genesis { warehouse: warehouse.to_string(), root }
+}
+
+/// The key of a ledger's anchor that everyone knows: for tests only.
+pub fn fake_anchor(genesis: &Genesis) -> AnchorKey {
+    #[expect(clippy::expect_used, reason = "a fixed, sound key")]
+    AnchorKey::new(genesis, &fake_root_secret(), Sha3::digest(&[b"fake anchor"]).0).expect("a sound key")
 }
 
 impl FakeSigner {

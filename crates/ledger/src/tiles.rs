@@ -13,15 +13,20 @@ pub(crate) const TILE_HASHES: usize = 256;
 /// A tile's hashes are this many levels of the tree above those of the level below.
 pub(crate) const TILE_HEIGHT: u32 = 8;
 
-/// The path of a whole tile: the number in groups of three digits, all but the last with an `x`.
+/// The path of a whole tile.
 pub(crate) fn tile_path(writer: &WriterId, level: u32, number: u64) -> String {
+    format!("w/{writer}/tile/{level}/{}", numbered(number))
+}
+
+/// A tile's number in groups of three digits, all but the last with an `x`.
+pub(crate) fn numbered(number: u64) -> String {
     let mut path = format!("{:03}", number % 1000);
     let mut rest = number / 1000;
     while rest > 0 {
         path = format!("x{:03}/{path}", rest % 1000);
         rest /= 1000;
     }
-    format!("w/{writer}/tile/{level}/{path}")
+    path
 }
 
 /// A whole tile that is not stored yet.

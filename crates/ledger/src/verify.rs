@@ -11,6 +11,7 @@
 //! Deliberately absent: repair, file access (see [`Source`]), and any opinion about what entries say beyond their place,
 //! identity and what the ledger's own bookkeeping needs.
 
+mod anchor;
 mod bundle;
 mod cbor;
 mod chain;
@@ -102,6 +103,8 @@ pub struct Outside<'a> {
     pub since: Vec<Kept>,
     /// Mirrors.
     pub mirrors: Vec<Mirror<'a>>,
+    /// Kept checkpoints of the anchor.
+    pub anchors: Vec<Kept>,
     /// Audit receipts, one `log/writer/seq/leaf` each.
     pub receipts: Vec<String>,
     /// How old the newest outside memory may be.
@@ -113,7 +116,14 @@ pub struct Outside<'a> {
 impl Outside<'_> {
     /// No memory at all: the best verdict is *freshness unproven*.
     pub fn none(now: WallNanos) -> Self {
-        Self { since: vec![], mirrors: vec![], receipts: vec![], max_age: Duration::from_secs(300), now }
+        Self {
+            since: vec![],
+            mirrors: vec![],
+            anchors: vec![],
+            receipts: vec![],
+            max_age: Duration::from_secs(300),
+            now,
+        }
     }
 }
 
@@ -132,8 +142,9 @@ pub fn verify(ledger: &dyn Source, trust: &TrustPolicy, outside: &Outside<'_>) -
     let Some(log) = run.genesis(trust) else {
         return Report::new(vec![], run.findings, None, outside.max_age);
     };
-    // INVARIANT: checkpoints are read before segments, segments before control objects and blobs. Writers write in the
+    // INVARIANT: the anchor is read before checkpoints, those before segments, segments before control objects and blobs. Writers write in the
     // opposite order, so a live ledger never seems to lack anything.
+    let anchor = run.anchor(&log);
     let notes = run.checkpoints();
     let mut chains: Vec<Chain> = run.writers().iter().map(|w| run.walk(&log, w, notes.get(w))).collect();
     for chain in &mut chains {
@@ -143,7 +154,8 @@ pub fn verify(ledger: &dyn Source, trust: &TrustPolicy, outside: &Outside<'_>) -
     run.check_control(&chains);
     run.check_blobs(&chains);
     run.check_heads(&chains);
-    let memory = run.check_outside(&log, &chains, outside);
+    let anchored = run.check_anchor(&log, &chains, anchor, &outside.anchors, outside.now);
+    let memory = run.check_outside(&log, &chains, outside).into_iter().chain(anchored).min();
     let writers = chains.iter().map(Chain::report).collect();
     Report::new(writers, run.findings, memory, outside.max_age)
 }
@@ -472,9 +484,17 @@ impl Run<'_> {
                 None => proven = false,
             }
         }
-        if !proven {
-            return None;
-        }
+        if proven { self.age_of(chains, &covered, name, now) } else { None }
+    }
+
+    /// The age of a memory that covers so many entries of each writer.
+    fn age_of(
+        &mut self,
+        chains: &[Chain],
+        covered: &BTreeMap<&WriterId, usize>,
+        name: &str,
+        now: WallNanos,
+    ) -> Option<Duration> {
         let size = |c: &Chain| covered.get(&c.writer).copied().unwrap_or(0);
         let newest = chains.iter().filter_map(|c| c.walls[..size(c)].last()).max()?;
         let uncovered = chains.iter().filter_map(|c| c.walls.get(size(c))).min();

@@ -123,7 +123,7 @@ pub(crate) async fn run(args: &DemoArgs, quiet: bool) -> Result<Done, Failed> {
     title("6  the ledger, verified against checkpoints kept before the reads");
     let report = verify_ledger(
         &root_ledger(&context),
-        &VerifyOptions { notes: vec![kept], mirrors: vec![], max_age_seconds: 300 },
+        &VerifyOptions { notes: vec![kept], mirrors: vec![], anchors: vec![], max_age_seconds: 300 },
         &SystemClock,
     )?;
     report.render().lines().for_each(|line| out(&format!("  {line}")));

@@ -14,12 +14,18 @@ use std::path::Path;
 pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Option<Format>) -> Result<Done, Failed> {
     let folder = context.root.join(&context.file.project.warehouse).join("ledger");
     match command {
-        LedgerCommand::Verify { since, mirror, max_age, ledger } => {
+        LedgerCommand::Verify { since, mirror, anchor, max_age, ledger } => {
             let mut notes = vec![];
             for path in since {
                 notes.push(kept(path)?);
             }
-            let options = VerifyOptions { notes, mirrors: mirror.clone(), max_age_seconds: duration(max_age)? };
+            let mut anchors = vec![];
+            for path in anchor {
+                let file = if path.is_dir() { path.join("checkpoint") } else { path.clone() };
+                anchors.push((path.display().to_string(), kept(&file)?));
+            }
+            let max_age_seconds = duration(max_age)?;
+            let options = VerifyOptions { notes, mirrors: mirror.clone(), anchors, max_age_seconds };
             let report = verify_ledger(ledger.as_ref().unwrap_or(&folder), &options, &SystemClock)?;
             report.render().lines().for_each(out);
             let code = report.verdict.exit_code();

@@ -2,17 +2,16 @@
 
 use super::{
     NotAudited,
+    merge::Merger,
     open::{close, random, refused},
     peer::{Peer, Reply, Synced},
 };
 use crate::clock::Clock;
-use custody_ledger::{
-    Chain, CommitFailed, Disk, DiskError, DiskLock, EntryBytes, EpochSigner, KeySet, Reader, Signer, signed_head,
-};
-use custody_model::{Durability, HeadRecord, Problem, WallNanos, WriterId};
+use custody_ledger::{Chain, CommitFailed, EntryBytes, EpochSigner, KeySet, Signer};
+use custody_model::{Durability, Problem, WallNanos};
 use custody_store::FileDisk;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -81,6 +80,8 @@ struct Worker {
     last_checkpoint: Instant,
     /// When the chain last grew.
     last_entry: Instant,
+    /// When the other writers were last looked at.
+    last_merge: Instant,
     /// The segment behind which the next one is made ahead; `None`: by none.
     ahead_of: Option<u64>,
     peer: Option<Peer>,
@@ -108,6 +109,7 @@ pub(super) fn start(
     let failed = |e: std::io::Error| Problem::new(7009, format!("the ledger's thread cannot start: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(failed)?;
     let owed = VecDeque::new();
+    let merger = Merger::new(keys.clone());
     // A command is over before it fills its segment.
     let ahead_of = (chain.writer().as_str() == "serve").then_some(0);
     let mut worker = Worker {
@@ -120,9 +122,10 @@ pub(super) fn start(
         last_revival: None,
         last_checkpoint: Instant::now(),
         last_entry: Instant::now(),
+        last_merge: Instant::now(),
         ahead_of,
         peer,
-        merger: Merger::default(),
+        merger,
     };
     let run = move || {
         let end = runtime.block_on(worker.serve());
@@ -161,7 +164,6 @@ impl Worker {
                 }
                 Err(_) => {
                     self.commit(vec![], vec![]);
-                    self.merge();
                     self.beat();
                     match self.unsigned() {
                         0 => self.last_checkpoint = Instant::now(),
@@ -170,6 +172,11 @@ impl Worker {
                 }
             }
             self.prepare();
+            if self.last_merge.elapsed() >= CHECKPOINT_EVERY {
+                self.last_merge = Instant::now();
+                self.merge();
+                self.merger.anchor(self.chain.disk());
+            }
             let due = self.unsigned() > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY;
             if due || self.unsigned() >= CHECKPOINT_ENTRIES {
                 self.checkpoint();
@@ -378,6 +385,7 @@ impl Worker {
         self.renew(now)?;
         let disk = Arc::clone(self.chain.disk());
         let closed = close(&disk, self.chain, &self.signer, now);
+        self.merger.end(&disk);
         if let Some(peer) = self.peer {
             peer.end(PEER_END);
         }
@@ -391,37 +399,5 @@ impl Worker {
             peer.end(PEER_END);
         }
         signed
-    }
-}
-
-/// One process of all writes down how far the others have got: whoever holds the lock of the merged heads.
-#[derive(Default)]
-struct Merger {
-    lock: Option<DiskLock>,
-    /// Checkpoints seen last, by writer.
-    seen: BTreeMap<WriterId, Vec<u8>>,
-}
-
-impl Merger {
-    /// Heads of all other writers, if one of them has a new checkpoint and this process holds the lock.
-    fn heads(&mut self, disk: &Arc<FileDisk>, own: &WriterId) -> Result<Vec<HeadRecord>, DiskError> {
-        if self.lock.is_none() {
-            self.lock = disk.lock("anchor/LOCK")?;
-        }
-        if self.lock.is_none() {
-            return Ok(vec![]);
-        }
-        let reader = Reader::new(Arc::clone(disk));
-        let (mut heads, mut grown) = (vec![], false);
-        for writer in reader.writers()?.into_iter().filter(|writer| writer != own) {
-            let note = reader.checkpoint(&writer)?.unwrap_or_default();
-            grown |= self.seen.insert(writer.clone(), note.clone()) != Some(note);
-            heads.push(writer);
-        }
-        if !grown {
-            return Ok(vec![]);
-        }
-        let heads: Result<Vec<_>, _> = heads.iter().map(|writer| signed_head(disk, writer)).collect();
-        Ok(heads?.into_iter().flatten().collect())
     }
 }

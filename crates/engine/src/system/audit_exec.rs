@@ -56,14 +56,9 @@ impl AuditExec {
         Self { scan, partitions, limit, newest: false, running: vec![], properties: Arc::new(properties) }
     }
 
-    /// The chunks of a partition, in the order in which they are read.
+    /// The chunks of a partition.
     fn chunks(&self, partition: usize) -> Vec<usize> {
-        let mut chunks: Vec<usize> = (0..self.scan.chunks()).collect();
-        if self.newest {
-            // Dealt out by their time, so that each partition has its share of the newest.
-            chunks.sort_by_key(|chunk| std::cmp::Reverse(*self.scan.times(*chunk).end()));
-            return chunks.into_iter().skip(partition).step_by(self.partitions).collect();
-        }
+        let chunks: Vec<usize> = (0..self.scan.chunks()).collect();
         let size = chunks.len().div_ceil(self.partitions).max(1);
         chunks.chunks(size).nth(partition).map(<[_]>::to_vec).unwrap_or_default()
     }
@@ -166,8 +161,11 @@ impl ExecutionPlan for AuditExec {
             return Ok(SortOrderPushdownResult::Unsupported);
         }
         let known = EquivalenceProperties::new_with_orderings(Arc::clone(self.scan.schema()), [[first.clone()]]);
-        let properties = Arc::new(PlanProperties::clone(&self.properties).with_eq_properties(known));
-        let inner = Arc::new(Self { newest: true, properties, ..self.clone() });
+        // One partition: a limit above it is one of all rows.
+        let properties = PlanProperties::clone(&self.properties)
+            .with_eq_properties(known)
+            .with_partitioning(Partitioning::UnknownPartitioning(1));
+        let inner = Arc::new(Self { newest: true, partitions: 1, properties: Arc::new(properties), ..self.clone() });
         Ok(match order {
             [_] => SortOrderPushdownResult::Exact { inner },
             _ => SortOrderPushdownResult::Inexact { inner },

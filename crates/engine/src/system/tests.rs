@@ -81,8 +81,14 @@ async fn comparisons_with_literals_are_answered_by_the_scan_and_others_are_not()
 
 #[tokio::test]
 async fn the_newest_rows_are_those_of_a_query_that_sorts_all() {
-    let warehouse = Warehouse::new().await;
-    reads(&warehouse).await;
+    for partitions in [1, 3] {
+        let warehouse = Warehouse::limited(|settings| settings.partitions = partitions).await;
+        newest_rows(&warehouse).await;
+    }
+}
+
+async fn newest_rows(warehouse: &Warehouse) {
+    reads(warehouse).await;
     for who in ["auditor", "research"] {
         let session = warehouse.engine.session(subject(who, who, "audit"));
         let ask = async |text: String| {

@@ -2,8 +2,10 @@
 
 use super::{Files, Finding, Random};
 use crate::{
-    Chain, ChainOptions, EntryBytes, blob_ref, control, put_blob,
-    sim::{FakeSigner, Fault, SimDisk, fake_genesis},
+    Chain, ChainOptions, Disk, EntryBytes,
+    anchor::{ANCHOR_CHECKPOINT, anchor},
+    blob_ref, control, put_blob,
+    sim::{FakeSigner, Fault, SimDisk, fake_anchor, fake_genesis},
     verify::keep,
 };
 use custody_model::{
@@ -36,6 +38,8 @@ pub(super) struct Written {
     pub half: Files,
     /// Its checkpoints.
     pub kept: String,
+    /// The checkpoint of its anchor.
+    pub anchored: String,
     /// Receipts of some entries.
     pub receipts: Vec<String>,
     /// Later than every entry.
@@ -69,6 +73,7 @@ pub(super) fn write(random: &mut Random, shape: Shape) -> Result<Written, Findin
     let each = shape.entries / names.len() as u64;
     for (n, name) in names.into_iter().enumerate() {
         making.incarnation(name, each)?;
+        making.anchor()?;
         if n == 1 {
             half = Some(Files::of(&making.disk).map_err(|e| e.to_string())?);
         }
@@ -76,7 +81,8 @@ pub(super) fn write(random: &mut Random, shape: Shape) -> Result<Written, Findin
     let files = Files::of(&making.disk).map_err(|e| e.to_string())?;
     let kept = keep(&files).map_err(|e| e.to_string())?;
     let now = WallNanos(START + (making.second + 1) * SECOND);
-    Ok(Written { files, half: half.unwrap_or_default(), kept, receipts: making.receipts, now })
+    let anchored = String::from_utf8_lossy(files.bytes(ANCHOR_CHECKPOINT)).into_owned();
+    Ok(Written { files, half: half.unwrap_or_default(), kept, anchored, receipts: making.receipts, now })
 }
 
 impl Making<'_> {
@@ -147,6 +153,20 @@ impl Making<'_> {
             }
         }
         chain.close(&signer, self.now()).map_err(|e| format!("{name} does not close: {e}"))?;
+        Ok(())
+    }
+
+    /// A round of the anchor.
+    fn anchor(&mut self) -> Result<(), Finding> {
+        let notes: Vec<_> = ["serve", "cli-0", "cli-1"]
+            .iter()
+            .filter_map(|name| self.disk.read(&format!("w/{name}/checkpoint")).transpose())
+            .collect::<Result<_, _>>()
+            .map_err(|e| e.to_string())?;
+        let done = anchor(&self.disk, &fake_anchor(&fake_genesis(WAREHOUSE)), &notes).map_err(|e| e.to_string())?;
+        done.old.iter().for_each(|path| {
+            self.disk.remove(path);
+        });
         Ok(())
     }
 

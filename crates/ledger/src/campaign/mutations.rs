@@ -9,7 +9,9 @@ use super::{
     ledgers::{Shape, WAREHOUSE, Written, write, writer},
 };
 use crate::{
-    Certificate, Checkpoint, Genesis, SignedNote, TreeSize, decode, encode,
+    Certificate, Checkpoint, Genesis, SignedNote, TreeSize,
+    anchor::{AnchorKey, anchor, bundle},
+    decode, encode,
     note::writer_origin,
     sim::fake_genesis,
     verify::{Kept, Outside, Report, TrustPolicy, Verdict, verify},
@@ -51,11 +53,15 @@ pub enum Mutation {
     OtherWritersKey,
     OwnKey,
     OwnRoot,
+    RollBackAnchor,
+    RemoveAnchor,
+    ForkAnchor,
+    OwnAnchorKey,
 }
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::FlipBit,
         Self::FlipBits,
         Self::Overwrite,
@@ -86,6 +92,10 @@ impl Mutation {
         Self::OtherWritersKey,
         Self::OwnKey,
         Self::OwnRoot,
+        Self::RollBackAnchor,
+        Self::RemoveAnchor,
+        Self::ForkAnchor,
+        Self::OwnAnchorKey,
     ];
 
     /// Whether only something that was kept elsewhere can show it: everything here may be as it once was, or signed.
@@ -99,6 +109,9 @@ impl Mutation {
                 | Self::Fork
                 | Self::ForkCut
                 | Self::OwnRoot
+                | Self::RollBackAnchor
+                | Self::RemoveAnchor
+                | Self::ForkAnchor
         )
     }
 }
@@ -173,6 +186,7 @@ fn check(ledger: &Written, files: &Files, memory: bool) -> Report {
     let mut outside = Outside::none(ledger.now);
     if memory {
         outside.since.push(Kept { name: "kept".into(), notes: ledger.kept.clone() });
+        outside.anchors.push(Kept { name: "anchored".into(), notes: ledger.anchored.clone() });
     }
     verify(files, &TrustPolicy::default(), &outside)
 }
@@ -184,7 +198,11 @@ pub fn exhaustive(entries: u64, segment_bytes: u64, part: u64, parts: u64) -> Re
     sound(&ledger)?;
     let mut done = 0;
     let mut number = 0;
+    let parts_left = anchor_parts(&ledger.files);
     for (path, bytes) in &ledger.files.0 {
+        if parts_left.contains(path) {
+            continue;
+        }
         for at in 0..bytes.len() {
             number += 1;
             if number % parts != part {
@@ -248,14 +266,29 @@ fn attempt(ledger: &Written, mutation: Mutation, random: &mut Random) -> Attempt
         M::RollBackWriter | M::RollBackLedger | M::RollBackCheckpoint => Ok(rolled_back(ledger, mutation, random)),
         M::StripSignature | M::OldKey | M::OtherWritersKey => signatures(&ledger.files, mutation, random),
         M::OwnKey | M::OwnRoot => own(&ledger.files, mutation, random),
+        M::RollBackAnchor | M::RemoveAnchor | M::ForkAnchor | M::OwnAnchorKey => anchored(ledger, mutation, random),
     }
+}
+
+/// Parts of the anchor's tiles that a later round has replaced: no evidence.
+fn anchor_parts(files: &Files) -> Vec<String> {
+    let size = |name: &str| name.rsplit('/').next().and_then(|part| part.parse::<u64>().ok()).unwrap_or(0);
+    let parts: Vec<String> = files.below("anchor/").into_iter().filter(|path| path.contains(".p/")).collect();
+    // A ledger here has fewer notes than a tile.
+    let newest = parts.iter().map(|path| size(path)).max();
+    parts.into_iter().filter(|path| Some(size(path)) != newest).collect()
 }
 
 /// Files that evidence covers; small ones come as often as large ones.
 fn some_file(files: &Files, random: &mut Random) -> (String, Vec<u8>) {
-    let kinds = ["w/", "w/", "genesis", "control/", "blob/"];
-    let below = files.below(kinds[random.below(kinds.len())]);
-    let paths = if below.is_empty() { files.0.keys().cloned().collect() } else { below };
+    let kinds = ["w/", "w/", "genesis", "control/", "blob/", "anchor/"];
+    let parts = anchor_parts(files);
+    let covered = |mut paths: Vec<String>| {
+        paths.retain(|path| !parts.contains(path));
+        paths
+    };
+    let below = covered(files.below(kinds[random.below(kinds.len())]));
+    let paths = if below.is_empty() { covered(files.below("")) } else { below };
     let path = paths[random.below(paths.len())].clone();
     let bytes = files.bytes(&path).to_vec();
     (path, bytes)
@@ -498,6 +531,47 @@ fn own(files: &Files, mutation: Mutation, random: &mut Random) -> Attempt {
         changed = changed.with(&format!("w/{name}/checkpoint"), key.note(text).to_bytes());
     }
     Ok(Some((changed, names.join(", "))))
+}
+
+/// The anchor as it once was, gone, made anew of some of its leaves with its own key, or under the forger's key.
+fn anchored(ledger: &Written, mutation: Mutation, random: &mut Random) -> Attempt {
+    let mut changed = ledger.files.clone();
+    let all = changed.below("anchor/");
+    let parts = anchor_parts(&changed);
+    let bundle_at = all.iter().find(|path| path.contains("/entries/") && !parts.contains(path));
+    let leaves = bundle_at.and_then(|path| bundle(changed.bytes(path))).unwrap_or_default();
+    // What is no evidence stays, so that a draw that changes nothing is seen to be none.
+    all.iter().filter(|path| !parts.contains(path)).for_each(|path| drop(changed.0.remove(path)));
+    let remade = |key: &AnchorKey, leaves: &[Vec<u8>]| -> Result<Files, Finding> {
+        let disk = crate::sim::SimDisk::new();
+        anchor(&disk, key, leaves).map_err(|e| e.to_string())?;
+        Ok(Files::of(&disk).map_err(|e| e.to_string())?)
+    };
+    let genesis = fake_genesis(WAREHOUSE);
+    let files = match mutation {
+        Mutation::RollBackAnchor => ledger.half.clone(),
+        Mutation::RemoveAnchor => Files::default(),
+        Mutation::ForkAnchor => {
+            let mut leaves = leaves;
+            let at = random.below(leaves.len());
+            match random.below(3) {
+                0 => drop(leaves.remove(at)),
+                1 => leaves.swap(0, at),
+                _ => leaves.truncate(at),
+            }
+            remade(&crate::sim::fake_anchor(&genesis), &leaves)?
+        }
+        _ => {
+            let root = ed25519_dalek::SigningKey::from_bytes(&random.bytes());
+            let own = AnchorKey::new(&genesis, &root, random.bytes()).map_err(|e| e.to_string())?;
+            remade(&own, &leaves)?
+        }
+    };
+    let taken = files.below("anchor/");
+    for path in &taken {
+        changed = changed.with(path, files.bytes(path).to_vec());
+    }
+    Ok(Some((changed, format!("{} files", taken.len()))))
 }
 
 fn checkpoint(name: &str, size: u64, root: Hash) -> Result<String, Finding> {

@@ -128,6 +128,13 @@ fn write_chain(disk: &SimDisk, name: &str, base: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// Puts the present checkpoints into the anchor.
+fn anchored(disk: &SimDisk) {
+    let notes: Vec<_> =
+        ["serve", "cli-0"].iter().filter_map(|w| disk.read(&format!("w/{w}/checkpoint")).ok()?).collect();
+    crate::anchor(disk, &crate::sim::fake_anchor(&fake_genesis("clinic")), &notes).expect("an anchor");
+}
+
 fn ledger() -> SimDisk {
     let disk = SimDisk::new();
     write(&disk).expect("a sound disk");
@@ -484,7 +491,9 @@ fn the_other_verifier_agrees() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/verify_ledger.py");
     let folder = std::env::temp_dir().join(format!("custody-verifiers-{}", std::process::id()));
     let disk = ledger();
+    anchored(&disk);
     let kept = keep(&files(&disk)).expect("notes");
+    let anchor = disk.read("anchor/checkpoint").expect("bytes").expect("an anchor");
     let paths: Vec<_> = disk.paths().into_iter().filter(|p| !p.ends_with("LOCK")).collect();
     for n in 0..count {
         let draw = sha3(&[&n.to_be_bytes()]);
@@ -512,18 +521,29 @@ fn the_other_verifier_agrees() {
         }
         let note = folder.with_extension("kept");
         std::fs::write(&note, &kept).expect("a file");
-        let since = n % 2 == 0;
-        let report = if since { check_since(&other, &kept) } else { check(&other) };
+        let (since, by_anchor) = (n % 2 == 0, n % 3 == 0);
+        let memory = |text: String| Kept { name: "kept".into(), notes: text };
+        let outside = Outside {
+            since: since.then(|| memory(kept.clone())).into_iter().collect(),
+            anchors: by_anchor.then(|| memory(String::from_utf8_lossy(&anchor).into())).into_iter().collect(),
+            ..Outside::none(at(60))
+        };
+        let report = verify(&files(&other), &TrustPolicy::default(), &outside);
+        let noted = folder.with_extension("anchor");
+        std::fs::write(&noted, &anchor).expect("a file");
         let mut python = std::process::Command::new("python3");
         python.args(["-B", script]).arg(&folder).args(["--now", &(at(60).0 / SECOND).to_string()]);
         if since {
             python.arg("--since").arg(&note);
         }
+        if by_anchor {
+            python.arg("--anchor").arg(&noted);
+        }
         let answer = python.output().expect("python3");
         let said = String::from_utf8_lossy(&answer.stdout).into_owned();
         let code = answer.status.code();
         assert_eq!(code, Some(report.verdict.exit_code().into()), "mutation {n} of {path}: {report}\n{said}");
-        let _ = std::fs::remove_file(&note);
+        let _ = (std::fs::remove_file(&note), std::fs::remove_file(&noted));
     }
     let _ = std::fs::remove_dir_all(&folder);
 }
