@@ -241,6 +241,30 @@ fn a_replay_killed_at_every_system_call() {
 }
 
 /// One of two publishers of a view makes the version; the other finds it there, or is told who was first.
+/// A publish sorts by every column: it has to spill, and to find room for the merges, in a pool far smaller than its rows.
+#[test]
+fn rows_many_times_the_memory_are_published_to_the_same_root() {
+    let roots: Vec<String> = ["", "\n[limits]\nmemory_bytes = 16000000\n"]
+        .into_iter()
+        .map(|limits| {
+            let world = World::fresh();
+            let settings = world.project().join("custody.toml");
+            let text = fs::read_to_string(&settings).unwrap();
+            assert!(!text.contains("[limits]"));
+            fs::write(&settings, text + limits).unwrap();
+            let view = "CREATE FEATURE VIEW features.wide ENTITY patient (id) EVENT TIME ts KNOWN TIME known_at AS \
+                        SELECT (id * 7919 + n.value * 104729) % 100003 AS id, ts, loaded_at AS known_at, test, l.value, \
+                        n.value AS n, test || ' of ' || n.value AS name, l.value / 7 AS part \
+                        FROM raw.labs AS l CROSS JOIN generate_series(1, 45) AS n;";
+            fs::write(world.project().join("features/wide.sql"), view).unwrap();
+            world.run(&["-q", "publish", "-s", "features.wide", "-m", "much"]).code(0);
+            published(&world)
+        })
+        .collect();
+    assert!(roots[0].contains("features.wide,1,"), "{}", roots[0]);
+    assert_eq!(roots[0], roots[1]);
+}
+
 #[test]
 fn of_two_publishers_at_once_one_wins_and_the_other_says_so() {
     let complete = published(&World::published());

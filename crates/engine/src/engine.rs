@@ -10,6 +10,7 @@ use crate::{
     functions,
     keys::Keys,
     known::KnownVersions,
+    memory::Pool,
     pin::{PinnedTable, Storage},
     provider::NoCatalogs,
     session::Session,
@@ -33,7 +34,6 @@ use datafusion::{
         SessionState, SessionStateBuilder, SessionStateDefaults,
         context::ExecutionProps,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
-        memory_pool::FairSpillPool,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
     logical_expr::planner::RelationPlanner,
@@ -304,10 +304,12 @@ fn base_state(settings: &Settings) -> Result<SessionState, Problem> {
     options.execution.time_zone = Some("UTC".into());
     options.execution.parquet.schema_force_view_types = false;
     options.execution.parquet.pushdown_filters = true;
+    // The pool keeps room for merges.
+    options.execution.sort_spill_reservation_bytes = 0;
     options.catalog.default_catalog = "data".into();
     options.catalog.default_schema = "none".into();
     let runtime: Arc<RuntimeEnv> = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(settings.memory_bytes)))
+        .with_memory_pool(Arc::new(Pool::new(settings.memory_bytes)))
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill()])),
         )

@@ -30,6 +30,7 @@ mod import;
 mod keys;
 mod known;
 mod listing;
+mod memory;
 mod outbox;
 mod pin;
 mod plan;

@@ -80,7 +80,7 @@ impl Join {
         mut right: SendableRecordBatchStream,
     ) -> Result<SendableRecordBatchStream> {
         let time = self.measured.elapsed_compute().clone();
-        let reserved = MemoryConsumer::new("AsOfJoinExec").register(self.context.memory_pool());
+        let reserved = MemoryConsumer::new("AsOfJoinExec").with_can_spill(true).register(self.context.memory_pool());
         let mut index = Index::new(Sides::new(Arc::clone(&self.spec), &left.schema())?, right.schema());
         while let Some(batch) = left.next().await.transpose()? {
             if batch.num_rows() == 0 {

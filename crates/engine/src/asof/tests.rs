@@ -13,10 +13,7 @@ use datafusion::{
         util::display::{ArrayFormatter, FormatOptions},
     },
     datasource::{MemTable, provider_as_source},
-    execution::{
-        SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder, memory_pool::FairSpillPool,
-        runtime_env::RuntimeEnvBuilder,
-    },
+    execution::{SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder, runtime_env::RuntimeEnvBuilder},
     physical_plan::collect,
     physical_planner::DefaultPhysicalPlanner,
     prelude::SessionConfig,
@@ -357,7 +354,7 @@ async fn a_join_larger_than_its_memory_spills() {
         .with_batch_size(1024)
         .with_sort_spill_reservation_bytes(128 << 10);
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(2 << 20)))
+        .with_memory_pool(Arc::new(crate::memory::Pool::new(5 << 20)))
         .with_disk_manager_builder(DiskManagerBuilder::default())
         .build_arc()
         .unwrap();
