@@ -16,6 +16,7 @@ mod disk;
 mod durable;
 mod error;
 mod layout;
+mod locate;
 mod manifest;
 mod profile;
 mod root;

@@ -110,19 +110,27 @@ impl Block {
     }
 
     fn leaf(&self, ordinal: usize, field: &Field) -> Result<Hash, StoreError> {
-        let name = field.name();
-        let parts: Vec<&dyn Array> = self.rows.iter().map(|rows| rows.column(ordinal).as_ref()).collect();
-        let whole = match parts[..] {
-            [one] => arrow::array::make_array(one.to_data()),
-            _ => concat(&parts).map_err(|_| StoreError::TooLarge { column: name.clone(), what: "bytes" })?,
-        };
-        let mut hash = Sha3_256::new_with_prefix([0]);
-        hash.update(self.number.to_be_bytes());
-        hash.update(count(ordinal, name, "ordinals")?);
-        hash.update([code(name, field.data_type())?]);
-        node(&mut hash, name, &whole, None)?;
-        Ok(Hash(hash.finalize().into()))
+        let parts: Vec<ArrayRef> = self.rows.iter().map(|rows| rows.column(ordinal).clone()).collect();
+        column_leaf(self.number, ordinal, field, &parts)
     }
+}
+
+/// The leaf of one column of a block.
+pub(crate) fn column_leaf(number: u64, ordinal: usize, field: &Field, parts: &[ArrayRef]) -> Result<Hash, StoreError> {
+    let name = field.name();
+    let whole = match parts {
+        [one] => one.clone(),
+        _ => {
+            let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+            concat(&parts).map_err(|_| StoreError::TooLarge { column: name.clone(), what: "bytes" })?
+        }
+    };
+    let mut hash = Sha3_256::new_with_prefix([0]);
+    hash.update(number.to_be_bytes());
+    hash.update(count(ordinal, name, "ordinals")?);
+    hash.update([code(name, field.data_type())?]);
+    node(&mut hash, name, &whole, None)?;
+    Ok(Hash(hash.finalize().into()))
 }
 
 /// Collects rows into blocks, and leaves into the root.

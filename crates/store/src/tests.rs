@@ -12,6 +12,7 @@ use datafusion::{
     physical_plan::{collect, displayable},
     prelude::{SessionConfig, SessionContext},
 };
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -296,7 +297,9 @@ async fn verify_names_what_differs() {
         let mut bytes = original.clone();
         bytes[at] ^= 1;
         std::fs::write(&data, &bytes).unwrap();
-        assert_eq!(findings(Depth::Deep).await, vec![(FindingKind::Changed, "part-00000.parquet".into())]);
+        assert_eq!(findings(Depth::Files).await, vec![(FindingKind::Changed, "part-00000.parquet".into())]);
+        let deep = findings(Depth::Deep).await;
+        assert!(deep.len() > 1 && deep[0].1 == "part-00000.parquet" && deep[1].1 == "part-00000.parquet", "{deep:?}");
     }
     std::fs::write(&data, &original[1..]).unwrap();
     assert_eq!(findings(Depth::Files).await, vec![(FindingKind::Changed, "part-00000.parquet".into())]);
@@ -349,6 +352,63 @@ async fn verify_names_what_differs() {
     assert_eq!(f.warehouse.verify(&forged, Depth::Files).await.unwrap(), vec![]);
     let deep = f.warehouse.verify(&forged, Depth::Deep).await.unwrap();
     assert_eq!(deep.iter().map(|x| x.kind).collect::<Vec<_>>(), [FindingKind::Values]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_block_and_column() {
+    let f = fixture();
+    let manifest = published(&f.warehouse, &place(1), 150_000).await;
+    let data = f.warehouse.folder(&place(1)).join(&manifest.files[0].path);
+    let original = std::fs::read(&data).unwrap();
+    let told = async |bytes: &[u8]| {
+        std::fs::write(&data, bytes).unwrap();
+        let found = f.warehouse.verify(&manifest, Depth::Deep).await.unwrap();
+        assert_eq!(found[0].kind, FindingKind::Changed);
+        assert!(found.iter().all(|x| x.path.ends_with("/part-00000.parquet") || x.message.contains("content root")));
+        found[1..].iter().map(|x| x.message.clone()).collect::<Vec<_>>()
+    };
+    let reader = SerializedFileReader::new(bytes::Bytes::from(original.clone())).unwrap();
+    for (ordinal, name) in ["id", "ts", "test", "value"].into_iter().enumerate() {
+        let (from, size) = reader.metadata().row_group(0).column(ordinal).byte_range();
+        // Wherever a byte of a column is another one, that column is named, and no other.
+        for at in [size / 10, size / 2, size - 10] {
+            let mut bytes = original.clone();
+            bytes[(from + at) as usize] ^= 0x10;
+            let told = told(&bytes).await;
+            let column = format!("column `{name}`: ");
+            let blocks = told.iter().filter(|t| t.starts_with("block "));
+            assert!(
+                blocks.clone().count() > 0 && blocks.clone().all(|t| t.contains(&column)),
+                "{name}, {at}: {told:?}"
+            );
+        }
+    }
+    // A file of the right form with one other value: the same length, another digest.
+    let other = {
+        let mut changed: Vec<ArrayRef> = rows(&manifest.schema, 0, 150_000).columns().to_vec();
+        let values = changed[3].as_primitive::<arrow::datatypes::Float64Type>();
+        changed[3] = Arc::new(
+            values.iter().enumerate().map(|(i, v)| if i == 70_000 { Some(0.25) } else { v }).collect::<Float64Array>(),
+        );
+        let mut staging = f.warehouse.stage(&place(2), &shape(), RUN).await.unwrap();
+        staging.write(RecordBatch::try_new(manifest.schema.clone(), changed).unwrap()).await.unwrap();
+        let Committed::New(other) = staging.finish().await.unwrap().commit(stamp()).await.unwrap() else { panic!() };
+        std::fs::read(f.warehouse.folder(&place(2)).join(&other.files[0].path)).unwrap()
+    };
+    // With the footer it was written with, nothing in it contradicts itself; its digest does.
+    assert_eq!(told(&other).await, ["all blocks have the values that its footer was written with"]);
+    // With another footer's leaves of the same length, the block and column are named.
+    let [mine, theirs] = [&original, &other].map(|bytes| {
+        let reader = SerializedFileReader::new(bytes::Bytes::from(bytes.clone())).unwrap();
+        let all = reader.metadata().file_metadata().key_value_metadata().unwrap();
+        all.iter().find(|kv| kv.key == crate::locate::LEAVES).unwrap().value.clone().unwrap()
+    });
+    assert_eq!(mine.len(), 3 * 4 * 16);
+    let at = other.windows(theirs.len()).position(|w| w == theirs.as_bytes()).unwrap();
+    let mut forged = other.clone();
+    forged[at..at + mine.len()].copy_from_slice(mine.as_bytes());
+    let block = "block 1 (rows 65537 to 131072), column `value`: its values are not those that were written";
+    assert_eq!(told(&forged).await, [block]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@
 
 use crate::{
     Bounds, DataFile, Manifest, Place, StoreError, Warehouse, conform, field_id,
+    locate::{LEAVES, leaves_text},
     manifest::{column_json, ordering},
     profile::Profiler,
     root::{Block, RootHasher, schema_hash},
@@ -41,7 +42,7 @@ use parquet::{
     arrow::{AsyncArrowWriter, async_writer::AsyncFileWriter},
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
-    file::properties::WriterProperties,
+    file::{metadata::KeyValue, properties::WriterProperties},
 };
 use serde_json::{Map, Value, json};
 use sha3::{Digest, Sha3_256};
@@ -57,7 +58,7 @@ const GROUP_BYTES: usize = 128 << 20;
 /// Rows in a file: a multiple of a block.
 const FILE_ROWS: u64 = 8 * 1_048_576;
 /// Who wrote a file, for its footer: fixed, since it is part of the bytes.
-const CREATED_BY: &str = "custody version 1";
+const CREATED_BY: &str = "custody version 2";
 /// Bytes in a part of an upload.
 const PART_BYTES: usize = 8 << 20;
 
@@ -124,6 +125,8 @@ pub struct Staging {
     even: BatchCoalescer,
     root: RootHasher,
     hashing: VecDeque<JoinHandle<Hashed>>,
+    /// Of the open file's blocks.
+    leaves: Vec<Hash>,
     profiler: Option<Profiler>,
     taken: u64,
     open: Option<OpenFile>,
@@ -180,6 +183,7 @@ impl Warehouse {
             even: BatchCoalescer::new(shape.schema.clone(), BATCH_ROWS),
             root: RootHasher::new(&shape.schema)?,
             hashing: VecDeque::new(),
+            leaves: vec![],
             profiler: None,
             taken: 0,
             open: None,
@@ -285,11 +289,8 @@ impl Staging {
         if let Some(block) = self.root.rest() {
             self.hash(block).await?;
         }
-        while !self.hashing.is_empty() {
-            self.await_hash().await?;
-        }
         if let Some(file) = self.open.take() {
-            self.files.push(file.close().await?);
+            self.close(file).await?;
         }
         let time = (!self.shape.times.is_empty()).then_some(self.shape.keys.len());
         Ok(Staged {
@@ -356,10 +357,20 @@ impl Staging {
             };
             file.write(&batch).await?;
             match file.rows >= FILE_ROWS {
-                true => self.files.push(file.close().await?),
+                true => self.close(file).await?,
                 false => self.open = Some(file),
             }
         }
+        Ok(())
+    }
+
+    /// Closes a file, which ends where a block ends: its footer says what the leaves of its blocks are.
+    async fn close(&mut self, mut file: OpenFile) -> Result<(), StoreError> {
+        while !self.hashing.is_empty() {
+            self.await_hash().await?;
+        }
+        file.note(&std::mem::take(&mut self.leaves));
+        self.files.push(file.close().await?);
         Ok(())
     }
 
@@ -382,6 +393,7 @@ impl Staging {
     async fn await_hash(&mut self) -> Result<(), StoreError> {
         if let Some(task) = self.hashing.pop_front() {
             let (leaves, counted) = task.await.map_err(|e| StoreError::io("hashing", self.place.folder(), e))??;
+            self.leaves.extend(&leaves);
             self.root.add(leaves);
             if let (Some(profiler), Some(next)) = (&mut self.profiler, counted) {
                 profiler.merge(next);
@@ -702,6 +714,10 @@ impl OpenFile {
             }
         }
         self.writer.write(batch).await.map_err(|e| encoding(&self.path, e))
+    }
+
+    fn note(&mut self, leaves: &[Hash]) {
+        self.writer.append_key_value_metadata(KeyValue::new(LEAVES.to_string(), leaves_text(leaves)));
     }
 
     async fn close(mut self) -> Result<DataFile, StoreError> {
