@@ -1322,7 +1322,7 @@ def check_proof(data, root_key):
 
 def check_entry(proof, root_key):
     need(isinstance(proof[1], bytes) and isinstance(proof[2], list), "a part of the proof is missing")
-    need(len(proof[2]) == 1 and isinstance(proof[2][0], dict), "it has another number of hops than one")
+    need(len(proof[2]) in (1, 2) and isinstance(proof[2][0], dict), "it has another number of hops than one or two")
     hop = proof[2][0]
     need(sorted(hop) == list(range(6)) and hop[0] == "sha3-256", "its hop is not over SHA3-256")
     fine = is_hash(hop[1]) and is_number(hop[2]) and is_number(hop[3]) and hashes(hop[4])
@@ -1337,7 +1337,48 @@ def check_entry(proof, root_key):
     log, expires = proof_signed(note, proof[3], root_key)
     if facts.wall > expires + 3600 * SECOND:
         raise False_("the entry is from after the key expired")
-    return f"entry {hop[2]} of {hop[3]} in `{note.origin}` of ledger {log}"
+    told = f"entry {hop[2]} of {hop[3]} in `{note.origin}` of ledger {log}"
+    if len(proof[2]) == 1:
+        return told
+    return f"{told}, anchored among {check_anchored(proof[2][1], hop[5], note, proof[3], root_key, log)} checkpoints"
+
+
+def check_anchored(hop, noted, note, certificates, root_key, log):
+    """The hop from a note to a checkpoint of the anchor: of how many notes."""
+    need(isinstance(hop, dict) and sorted(hop) == list(range(6)) and hop[0] == "sha-256", "its second hop is not over SHA-256")
+    fine = is_hash(hop[1]) and is_number(hop[2]) and is_number(hop[3]) and hashes(hop[4])
+    need(fine, "a part of the proof is missing")
+    above = proof_note(hop[5])
+    if sha2(b"\x00", noted) != hop[1]:
+        raise False_("the checkpoint is not the leaf of the anchor")
+    if above.size != hop[3]:
+        raise False_("the anchor's checkpoint is of another size")
+    if included(hop[1], hop[2], hop[3], hop[4], sha2) != above.root:
+        raise False_("its hashes do not lead to the anchor's signed root")
+    if above.origin != note.origin.partition("/sha3-256/")[0] + "/anchor":
+        raise False_("the anchor is of another ledger")
+    key = next(filter(None, (anchor_key(c, above.origin, root_key, log) for c in certificates)), None)
+    if key is None:
+        raise False_("the root does not vouch for the anchor's key")
+    own = next((line for line in above.signatures if line[:2] == (key.name, key.id)), None)
+    if own is None or not key.verifies(above.text, own[2]):
+        raise False_("the anchor's checkpoint does not match its signature")
+    return hop[3]
+
+
+def anchor_key(certificate, origin, root_key, log):
+    try:
+        note = Note(certificate.decode("utf-8"))
+        lines = note.text.split("\n")
+        by_root = len(note.signatures) == 1 and note.signatures[0][:2] == (root_key.name, root_key.id)
+        if not by_root or not root_key.verifies(note.text, note.signatures[0][2]):
+            return None
+        if len(lines) != 4 or lines[0] != "custody-anchor/1" or lines[1] != log or lines[3]:
+            return None
+        key = Vkey(lines[2])
+    except (Bad, UnicodeDecodeError):
+        return None
+    return key if key.name == origin else None
 
 
 def check_consistency(proof, root_key):
@@ -1396,7 +1437,7 @@ def proof_key(certificate, origin, root_key):
     return (key, lines[1], int(lines[5])) if key.name == origin else None
 
 
-def included(leaf, index, size, path):
+def included(leaf, index, size, path, digest=sha3):
     """The root that a path leads to from a leaf; None: wrong length."""
     if index >= size:
         return None
@@ -1406,10 +1447,10 @@ def included(leaf, index, size, path):
         return None
     middle, top = 1 << ((size - 1).bit_length() - 1), path[-1]
     left = index < middle
-    below = included(leaf, index if left else index - middle, middle if left else size - middle, path[:-1])
+    below = included(leaf, index if left else index - middle, middle if left else size - middle, path[:-1], digest)
     if below is None:
         return None
-    return sha3(b"\x01", below, top) if left else sha3(b"\x01", top, below)
+    return digest(b"\x01", below, top) if left else digest(b"\x01", top, below)
 
 
 def continues(older, newer, path):

@@ -490,6 +490,9 @@ pub(crate) enum LedgerCommand {
     Prove {
         /// `writer/seq`, or a receipt.
         reference: String,
+        /// Proves the checkpoint above it to be in the anchor, too, where witnesses may have seen it.
+        #[arg(long)]
+        anchored: bool,
         /// Where to.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,

@@ -25,14 +25,15 @@ pub fn entry_place(reference: &str) -> Result<(String, u64), Problem> {
 }
 
 /// A proof that an entry with these stored bytes is in the ledger.
-pub fn prove_entry(folder: &Path, writer: &str, seq: u64, entry: &[u8]) -> Result<Vec<u8>, Problem> {
+pub fn prove_entry(folder: &Path, writer: &str, seq: u64, entry: &[u8], anchored: bool) -> Result<Vec<u8>, Problem> {
     let disk = FileDisk::new(folder);
     let mut prover = prover(&disk, writer)?;
     if prover.bytes(seq).map_err(unproven)? != entry {
         return Err(Problem::new(4001, format!("the ledger has other bytes at {writer}/{seq} than were read"))
             .help("custody ledger verify"));
     }
-    prover.entry(seq).map_err(unproven)
+    let proof = if anchored { prover.anchored(seq) } else { prover.entry(seq) };
+    proof.map_err(unproven)
 }
 
 /// A proof that an entry is in the ledger, whatever its bytes: for what this process recorded itself.
@@ -62,8 +63,9 @@ pub fn root_key(folder: &Path) -> Result<String, Problem> {
 /// Checks a proof: what it shows, in words, and an exit code (0 good, 4 false, 1 cannot check).
 pub fn check_proof(proof: &[u8], root_key: &str) -> (String, u8) {
     match check(proof, root_key) {
-        Ok(Proven::Entry { log, origin, seq, size, .. }) => {
-            (format!("entry {seq} of {size} in `{origin}` of ledger {log}"), 0)
+        Ok(Proven::Entry { log, origin, seq, size, anchored, .. }) => {
+            let anchored = anchored.map_or(String::new(), |n| format!(", anchored among {n} checkpoints"));
+            (format!("entry {seq} of {size} in `{origin}` of ledger {log}{anchored}"), 0)
         }
         Ok(Proven::Consistency { log, origin, old, new }) => {
             (format!("`{origin}` of ledger {log}: {new} entries continue {old}"), 0)

@@ -124,6 +124,37 @@ pub(crate) fn bundle(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     bytes.is_empty().then_some(leaves)
 }
 
+/// Everything that a proof needs of an anchor.
+pub(crate) struct Leaves {
+    pub(crate) notes: Vec<Vec<u8>>,
+    /// The signed checkpoint over them.
+    pub(crate) checkpoint: Vec<u8>,
+    /// The note in which the root vouches for its key.
+    pub(crate) key: Vec<u8>,
+}
+
+impl Leaves {
+    /// What is there; `None`: nothing, or what cannot be read, which is for `verify` to judge.
+    pub(crate) fn load(disk: &dyn Disk) -> Result<Option<Self>, DiskError> {
+        let (Some(key), Some(checkpoint)) = (disk.read(ANCHOR_KEY)?, disk.read(ANCHOR_CHECKPOINT)?) else {
+            return Ok(None);
+        };
+        let signed = SignedNote::parse(&checkpoint).and_then(|note| note.checkpoint());
+        let Ok(Checkpoint { size, .. }) = signed else { return Ok(None) };
+        let mut notes: Vec<Vec<u8>> = vec![];
+        while (notes.len() as u64) < size.0 {
+            let number = notes.len() as u64 / TILE_HASHES as u64;
+            let count = (size.0 - notes.len() as u64).min(TILE_HASHES as u64) as usize;
+            let bytes = disk.read(&tile("entries", number, count % TILE_HASHES))?;
+            let Some(found) = bytes.and_then(|bytes| bundle(&bytes)).filter(|found| found.len() == count) else {
+                return Ok(None);
+            };
+            notes.extend(found);
+        }
+        Ok(Some(Self { notes, checkpoint, key }))
+    }
+}
+
 /// The log at its right edge.
 struct Open {
     tree: Tree<Sha2>,

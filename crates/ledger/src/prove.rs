@@ -10,19 +10,21 @@
 //! | 2 | hops | 3 | hashes |
 //! | 3 | key certificates | 4 | key certificates |
 //!
-//! A hop is `{0: hash, 1: leaf hash, 2: index, 3: size, 4: hashes, 5: note}`, the hash by its name. A proof costs the few
+//! A hop is `{0: hash, 1: leaf hash, 2: index, 3: size, 4: hashes, 5: note}`, the hash by its name. The first leads from the
+//! entry to a checkpoint of its chain; a second, if there is one, from that note to a checkpoint of the anchor. A proof costs the few
 //! tiles on its path and the entries that no whole tile covers yet, at most 65,536.
 
 use crate::{
+    anchor::Leaves,
     disk::{Disk, DiskError},
     format::{Value, decode, peek_two, to_bytes},
     frames::Frames,
     keys::Genesis,
     note::{BadNote, Checkpoint, SignedNote, writer_origin},
-    proof::{ProofInvalid, consistency_path, inclusion_path},
+    proof::{ProofInvalid, consistency_path, inclusion_path, prove_inclusion},
     segment::{BLOCK_BYTES, SegmentHeader, checkpoint_path, segment_number, segment_path, writer_folder},
     tiles::{TILE_HASHES, TILE_HEIGHT, tile_path},
-    tree::{LeafIndex, Sha3, TreeHash, root_of},
+    tree::{LeafIndex, Sha2, Sha3, TreeHash, TreeSize, root_of},
 };
 use custody_model::{Hash, Kind, Payload, WriterId};
 use std::{collections::BTreeMap, ops::Range};
@@ -61,6 +63,14 @@ pub enum ProveFailed {
     /// The hashes of the chain do not lead to the signed root.
     #[error("the chain of writer {0} is not the one that its checkpoint signs")]
     NotSigned(WriterId),
+    /// No checkpoint above the entry is in the anchor.
+    #[error("no checkpoint of writer {writer} above entry {seq} is anchored yet")]
+    NotAnchored {
+        /// Whose chain.
+        writer: WriterId,
+        /// Which entry.
+        seq: u64,
+    },
     /// The key that signed is not in the chain.
     #[error("the chain of writer {0} holds no certificate of the key that signs it")]
     NoCertificate(WriterId),
@@ -94,25 +104,50 @@ impl<'a> Prover<'a> {
     /// The proof that entry `seq` is in the chain, up to its newest checkpoint.
     pub fn entry(&mut self, seq: u64) -> Result<Vec<u8>, ProveFailed> {
         let (note, checkpoint) = self.signed()?;
+        self.proof(seq, &note, &checkpoint, None)
+    }
+
+    /// The same up to the first checkpoint above it that is in the anchor, with the proof that it is there.
+    pub fn anchored(&mut self, seq: u64) -> Result<Vec<u8>, ProveFailed> {
+        let missing = || ProveFailed::NotAnchored { writer: self.writer.clone(), seq };
+        let found = Leaves::load(self.disk)?.ok_or_else(missing)?;
+        let own = |note: &[u8]| {
+            let note = SignedNote::parse(note).ok()?;
+            let checkpoint = self.checkpoint_of(&note).ok().filter(|checkpoint| checkpoint.size.0 > seq)?;
+            Some((note, checkpoint))
+        };
+        let place = found.notes.iter().enumerate().find_map(|(n, note)| Some((n, own(note)?)));
+        let (place, (note, checkpoint)) = place.ok_or_else(missing)?;
+        self.proof(seq, &note, &checkpoint, Some((&found, place as u64)))
+    }
+
+    fn proof(
+        &mut self,
+        seq: u64,
+        note: &SignedNote,
+        checkpoint: &Checkpoint,
+        anchor: Option<(&Leaves, u64)>,
+    ) -> Result<Vec<u8>, ProveFailed> {
         let size = checkpoint.size;
         let path = inclusion_path(LeafIndex(seq), size, |range| self.root(range, size.0))?;
         let entry = self.bytes(seq)?;
         let leaf = Sha3::leaf(&entry);
         crate::proof::verify_inclusion::<Sha3>(&leaf, LeafIndex(seq), size, &path, &checkpoint.root)
             .map_err(|_| ProveFailed::NotSigned(self.writer.clone()))?;
-        let hop = Value::Map(vec![
-            (0, Value::Text("sha3-256".into())),
-            (1, hash(&leaf)),
-            (2, Value::Uint(seq)),
-            (3, Value::Uint(size.0)),
-            (4, Value::Array(path.iter().map(hash).collect())),
-            (5, Value::Bytes(note.to_bytes())),
-        ]);
+        let mut hops = vec![hop("sha3-256", &leaf, seq, size, &path, note.to_bytes())];
+        let mut certificates = self.certificates(&[note])?;
+        if let Some((anchor, place)) = anchor {
+            let leaves: Vec<Hash> = anchor.notes.iter().map(|note| Sha2::leaf(note)).collect();
+            let path = prove_inclusion::<Sha2>(&leaves, LeafIndex(place))?;
+            let size = TreeSize(leaves.len() as u64);
+            hops.push(hop("sha-256", &Sha2::leaf(&note.to_bytes()), place, size, &path, anchor.checkpoint.clone()));
+            certificates.push(Value::Bytes(anchor.key.clone()));
+        }
         Ok(to_bytes(&Value::Map(vec![
             (0, Value::Text("custody-proof/1".into())),
             (1, Value::Bytes(entry)),
-            (2, Value::Array(vec![hop])),
-            (3, Value::Array(self.certificates(&[&note])?)),
+            (2, Value::Array(hops)),
+            (3, Value::Array(certificates)),
         ])))
     }
 
@@ -227,9 +262,11 @@ impl<'a> Prover<'a> {
         let covered = self.tiles.get(&(1, range.start / per_tile)).is_some_and(Option::is_some);
         let step = if covered { TILE_HASHES as u64 } else { per_tile };
         let from = range.start / step * step;
-        if !self.leaves.contains_key(&from) {
+        let end = (from + step).min(size);
+        // Read before for a smaller tree, they may be too few.
+        if self.leaves.get(&from).is_none_or(|known| (known.len() as u64) < end - from) {
             let mut leaves = vec![];
-            self.walk(from..(from + step).min(size), |entry| leaves.push(Sha3::leaf(entry)))?;
+            self.walk(from..end, |entry| leaves.push(Sha3::leaf(entry)))?;
             self.leaves.insert(from, leaves);
         }
         let at = |n: u64| usize::try_from(n - from).unwrap_or(usize::MAX);
@@ -266,6 +303,17 @@ impl<'a> Prover<'a> {
             false => Err(ProveFailed::NoCertificate(self.writer.clone())),
         }
     }
+}
+
+fn hop(of: &str, leaf: &Hash, index: u64, size: TreeSize, path: &[Hash], note: Vec<u8>) -> Value {
+    Value::Map(vec![
+        (0, Value::Text(of.into())),
+        (1, hash(leaf)),
+        (2, Value::Uint(index)),
+        (3, Value::Uint(size.0)),
+        (4, Value::Array(path.iter().map(hash).collect())),
+        (5, Value::Bytes(note)),
+    ])
 }
 
 fn hash(hash: &Hash) -> Value {
@@ -414,17 +462,50 @@ mod tests {
         assert_eq!(prove(&disk), Err("ledger damaged at writer serve, entry 0: it cannot be read".into()));
     }
 
+    #[test]
+    fn an_anchored_proof_leads_on_to_the_anchor() {
+        let disk = SimDisk::new();
+        let notes: Vec<_> = chain(&disk, &[40, 300, 40], 7).iter().map(SignedNote::to_bytes).collect();
+        let key = crate::sim::fake_anchor(&fake_genesis("clinic"));
+        let mut prover = Prover::new(&disk, &fake_genesis("clinic"), &writer()).unwrap();
+        let told = |e: ProveFailed| e.to_string();
+        let missing = "no checkpoint of writer serve above entry 33 is anchored yet";
+        assert_eq!(prover.anchored(33).map_err(told), Err(missing.into()));
+        crate::anchor(&disk, &key, &notes[..2]).unwrap();
+        for seq in [0, 33, 60, 300] {
+            let proof = prover.anchored(seq).unwrap();
+            let Ok(Proven::Entry { seq: at, anchored, .. }) = check_proof(&proof, &root_key()) else {
+                panic!("{seq}: {:?}", check_proof(&proof, &root_key()))
+            };
+            assert_eq!((at, anchored), (seq, Some(2)));
+            // No bit of it can be another.
+            for n in (0..proof.len()).step_by(11) {
+                let mut other = proof.clone();
+                other[n] ^= 1 << (n % 8);
+                assert!(check_proof(&other, &root_key()).is_err(), "{seq}, byte {n}");
+            }
+        }
+        assert!(matches!(prover.anchored(360), Err(ProveFailed::NotAnchored { .. })));
+        assert!(matches!(
+            check_proof(&prover.entry(33).unwrap(), &root_key()),
+            Ok(Proven::Entry { anchored: None, .. })
+        ));
+    }
+
     /// The bytes of proofs are frozen, and `python/verify_ledger.py` checks the same files. `UPDATE_GOLDEN=1` writes
     /// them anew.
     #[test]
     fn golden_proofs() {
         let disk = SimDisk::new();
         let notes = chain(&disk, &[40, 40], 7);
+        let (before, above) = (notes[0].to_bytes(), notes[1].to_bytes());
+        crate::anchor(&disk, &crate::sim::fake_anchor(&fake_genesis("clinic")), &[before, above]).unwrap();
         let mut prover = Prover::new(&disk, &fake_genesis("clinic"), &writer()).unwrap();
         let found = [
             ("root.key", root_key().into_bytes()),
             ("entry.proof", prover.entry(33).unwrap()),
             ("consistency.proof", prover.consistency(&notes[0], None).unwrap()),
+            ("anchored.proof", prover.anchored(33).unwrap()),
         ];
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/ledger/proofs");
         for (name, bytes) in found {
@@ -447,7 +528,7 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/ledger/proofs");
         let key = std::fs::read_to_string(folder.join("root.key")).unwrap();
         let file = std::env::temp_dir().join(format!("custody-proof-{}", std::process::id()));
-        for name in ["entry.proof", "consistency.proof"] {
+        for name in ["entry.proof", "consistency.proof", "anchored.proof"] {
             let proof = std::fs::read(folder.join(name)).unwrap();
             for n in (0..=proof.len()).rev().step_by(29) {
                 let mut other = proof.clone();

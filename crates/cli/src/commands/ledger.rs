@@ -35,7 +35,7 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
             out_raw(&custody_engine::keep_checkpoints(&folder)?);
             Ok(Done::Well)
         }
-        LedgerCommand::Prove { reference, output } => {
+        LedgerCommand::Prove { reference, anchored, output } => {
             let (writer, seq) = custody_engine::entry_place(reference)?;
             // Whoever takes an entry out reads it: governed and recorded.
             let text = "SELECT raw FROM system.ledger.entries WHERE writer = $1 AND seq = $2";
@@ -51,7 +51,7 @@ pub(crate) async fn run(context: &Context, command: &LedgerCommand, format: Opti
                 Problem::new(1804, format!("there is no entry {writer}/{seq}, or its bytes are not for you"))
                     .help("custody ledger tail lists entries")
             })?;
-            write(output, &custody_engine::prove_entry(&folder, &writer, seq, &entry)?)?;
+            write(output, &custody_engine::prove_entry(&folder, &writer, seq, &entry, *anchored)?)?;
             Ok(Done::Well)
         }
         LedgerCommand::Consistency { older, newer, writer, output } => {

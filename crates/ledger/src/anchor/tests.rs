@@ -186,3 +186,20 @@ fn a_round_that_is_cut_off_anywhere_is_made_good_by_the_next() {
         }
     }
 }
+
+/// The bytes of an anchor are frozen. `UPDATE_GOLDEN=1` writes them anew.
+#[test]
+fn golden_anchor() {
+    let disk = SimDisk::new();
+    let mut one = chain(&disk, "serve");
+    let notes: Vec<_> = (0..257).map(|_| grown(&mut one)).collect();
+    anchor(&disk, &key(), &notes[..3]).unwrap();
+    anchor(&disk, &key(), &notes[3..]).unwrap();
+    let line = |path: &String| format!("{path} {}\n", Sha2::digest(&[&disk.read(path).unwrap().unwrap()]));
+    let found: String = disk.paths().iter().filter(|path| path.starts_with("anchor/")).map(line).collect();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/ledger/anchor.sha256");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), found);
+}

@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 const WHOLE: usize = 256;
 
-fn sha2(parts: &[&[u8]]) -> Digest32 {
+pub(super) fn sha2(parts: &[&[u8]]) -> Digest32 {
     let mut hasher = Sha256::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().into()

@@ -6,6 +6,7 @@
 //! the ledger has grown, no proof that stands alone can say.
 
 use super::{
+    anchor::sha2,
     cbor::{self, Value},
     facts::facts,
     note::{Checkpoint, Note, Vkey},
@@ -28,6 +29,8 @@ pub enum Proven {
         size: u64,
         /// When, by the writer's clock, in nanoseconds.
         wall: i64,
+        /// How many checkpoints the anchor had when it held one above the entry; none: the proof does not say so.
+        anchored: Option<u64>,
         /// Its kind.
         kind: u64,
         /// Its stored bytes.
@@ -97,8 +100,11 @@ fn keys(pairs: &[(u64, Value<'_>)], count: u64) -> bool {
 fn entry(map: &Value<'_>, root: &Vkey) -> Result<Proven, NotProven> {
     let no = || unreadable("a part of the proof is missing");
     let entry = map.get(1).and_then(Value::bytes).ok_or_else(no)?;
-    let [hop] = map.get(2).and_then(Value::items).ok_or_else(no)? else {
-        return Err(unreadable("it has another number of hops than one"));
+    let hops = map.get(2).and_then(Value::items).ok_or_else(no)?;
+    let (hop, beyond) = match hops {
+        [hop] => (hop, None),
+        [hop, beyond] => (hop, Some(beyond)),
+        _ => return Err(unreadable("it has another number of hops than one or two")),
     };
     if !matches!(hop, Value::Map(pairs) if keys(pairs, 6)) || hop.get(0).and_then(Value::text) != Some("sha3-256") {
         return Err(unreadable("its hop is not over SHA3-256"));
@@ -114,15 +120,72 @@ fn entry(map: &Value<'_>, root: &Vkey) -> Result<Proven, NotProven> {
     if note.size != size {
         return wrong("the checkpoint is of another size");
     }
-    if included(&named, seq, size, &path) != Some(note.root) {
+    if included(node, &named, seq, size, &path) != Some(note.root) {
         return wrong("its hashes do not lead to the signed root");
     }
     let signed = signed(&note, map.get(3), root)?;
     if facts.wall > signed.expires.saturating_add(EXPIRY_SLACK_NANOS) {
         return wrong("the entry is from after the key expired");
     }
+    let noted = hop.get(5).and_then(Value::bytes).unwrap_or_default();
+    let anchored =
+        beyond.map(|beyond| anchored(beyond, noted, &note.origin, map.get(3), root, signed.log)).transpose()?;
     let (log, origin, entry) = (signed.log, note.origin, entry.to_vec());
-    Ok(Proven::Entry { log, origin, seq, size, wall: facts.wall, kind: facts.kind, entry })
+    Ok(Proven::Entry { log, origin, seq, size, wall: facts.wall, anchored, kind: facts.kind, entry })
+}
+
+/// The hop from a note to a checkpoint of the anchor: of how many notes.
+fn anchored(
+    hop: &Value<'_>,
+    noted: &[u8],
+    origin: &str,
+    certificates: Option<&Value<'_>>,
+    root: &Vkey,
+    log: Hash,
+) -> Result<u64, NotProven> {
+    let no = || unreadable("a part of the proof is missing");
+    if !matches!(hop, Value::Map(pairs) if keys(pairs, 6)) || hop.get(0).and_then(Value::text) != Some("sha-256") {
+        return Err(unreadable("its second hop is not over SHA-256"));
+    }
+    let (named, path) = (hop.get(1).and_then(Value::hash).ok_or_else(no)?, hashes(hop.get(4)).ok_or_else(no)?);
+    let number = |key| hop.get(key).and_then(Value::unsigned).ok_or_else(no);
+    let (index, size) = (number(2)?, number(3)?);
+    let note = checkpoint(hop.get(5).ok_or_else(no)?)?;
+    if sha2(&[&[0], noted]) != named {
+        return wrong("the checkpoint is not the leaf of the anchor");
+    }
+    if note.size != size {
+        return wrong("the anchor's checkpoint is of another size");
+    }
+    if included(node_of_anchor, &named, index, size, &path) != Some(note.root) {
+        return wrong("its hashes do not lead to the anchor's signed root");
+    }
+    let warehouse = origin.split_once("/sha3-256/").map_or("", |(warehouse, _)| warehouse);
+    let name = format!("{warehouse}/anchor");
+    if note.origin != name {
+        return wrong("the anchor is of another ledger");
+    }
+    let key = certificates.and_then(Value::items).unwrap_or_default().iter().find_map(|certificate| {
+        let certificate = Note::parse(std::str::from_utf8(certificate.bytes()?).ok()?).ok()?;
+        let [line] = &certificate.signatures[..] else { return None };
+        let by_root = line.name == root.name && line.key_id == root.id;
+        if !by_root || !root.verifies(certificate.text.as_bytes(), &line.signature) {
+            return None;
+        }
+        match certificate.text.split('\n').collect::<Vec<_>>()[..] {
+            ["custody-anchor/1", id, key, ""] if id == log.to_string() => {
+                Vkey::parse(key).filter(|key| key.name == name)
+            }
+            _ => None,
+        }
+    });
+    let Some(key) = key else { return wrong("the root does not vouch for the anchor's key") };
+    // Witnesses add lines of their own.
+    let own = note.signatures.iter().find(|line| line.name == key.name && line.key_id == key.id);
+    match own {
+        Some(line) if key.verifies(note.text.as_bytes(), &line.signature) => Ok(size),
+        _ => wrong("the anchor's checkpoint does not match its signature"),
+    }
 }
 
 fn consistency(map: &Value<'_>, root: &Vkey) -> Result<Proven, NotProven> {
@@ -203,8 +266,15 @@ fn node(left: &Digest32, right: &Digest32) -> Digest32 {
     sha3(&[&[1], left, right])
 }
 
+fn node_of_anchor(left: &Digest32, right: &Digest32) -> Digest32 {
+    sha2(&[&[1], left, right])
+}
+
+/// The hash of an inner node.
+type NodeHash = fn(&Digest32, &Digest32) -> Digest32;
+
 /// The root that a path leads to from a leaf, by the recursive definition of RFC 6962; `None`: wrong length.
-fn included(leaf: &Digest32, index: u64, size: u64, path: &[Digest32]) -> Option<Digest32> {
+fn included(node: NodeHash, leaf: &Digest32, index: u64, size: u64, path: &[Digest32]) -> Option<Digest32> {
     if index >= size {
         return None;
     }
@@ -214,9 +284,9 @@ fn included(leaf: &Digest32, index: u64, size: u64, path: &[Digest32]) -> Option
     let (top, below) = path.split_last()?;
     let middle = size.checked_next_power_of_two()? / 2;
     if index < middle {
-        Some(node(&included(leaf, index, middle, below)?, top))
+        Some(node(&included(node, leaf, index, middle, below)?, top))
     } else {
-        Some(node(top, &included(leaf, index - middle, size - middle, below)?))
+        Some(node(top, &included(node, leaf, index - middle, size - middle, below)?))
     }
 }
 
