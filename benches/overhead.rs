@@ -6,7 +6,8 @@
 //! - One row by its key under a row set, beside the same predicate in the statement.
 //!
 //! `CUSTODY_SCALE` is TPC-H's scale factor (0.2), `CUSTODY_ROUNDS` how often each side runs (7), `CUSTODY_QUERIES` the
-//! queries (`q06,q14`). What both sides answer is compared first.
+//! queries (`q06,q14`); `CUSTODY_STAGES=1` tells how long each stage takes, `CUSTODY_PLANS=1` the plans. What both sides answer is
+//! compared first.
 
 mod data;
 
@@ -30,6 +31,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::runtime::Runtime;
 
@@ -321,6 +323,32 @@ async fn physical(state: &SessionState, sql: &str) -> Arc<dyn ExecutionPlan> {
     state.query_planner().create_physical_plan(&optimised, state).await.unwrap()
 }
 
+/// How long each stage of a statement takes at best: parsing and the logical plan, optimizing, looking at what is visible, the
+/// physical plan, running.
+async fn stages(context: &SessionContext, sql: &str, rounds: usize) -> [Duration; 5] {
+    let mut best = [Duration::MAX; 5];
+    for _ in 0..rounds {
+        let state = context.state();
+        let mut marks = vec![Instant::now()];
+        let plan = floor::settle(state.create_logical_plan(sql).await.unwrap()).unwrap();
+        marks.push(Instant::now());
+        let optimised = state.optimize(&plan).unwrap();
+        marks.push(Instant::now());
+        if let Some(shown) = state.config().get_extension::<Visible>() {
+            shown.look(&plan, &optimised, &state).await.unwrap();
+        }
+        marks.push(Instant::now());
+        let physical = state.query_planner().create_physical_plan(&optimised, &state).await.unwrap();
+        marks.push(Instant::now());
+        drop(collect(physical, state.task_ctx()).await.unwrap());
+        marks.push(Instant::now());
+        for (best, pair) in best.iter_mut().zip(marks.windows(2)) {
+            *best = (*best).min(pair[1] - pair[0]);
+        }
+    }
+    best
+}
+
 async fn plan(context: &SessionContext, sql: &str) -> String {
     let state = context.state();
     physical_text(&physical(&state, sql).await, &|_, _| true)
@@ -351,6 +379,10 @@ impl World {
         assert_eq!(text(&ours), text(&theirs), "{name}");
         if std::env::var("CUSTODY_PLANS").is_ok() {
             self.sessions.iter().for_each(|s| println!("{}", self.runtime.block_on(plan(s, sql))));
+        }
+        if std::env::var("CUSTODY_STAGES").is_ok() {
+            self.sessions.iter().for_each(|s| println!("{name} {:?}", self.runtime.block_on(stages(s, sql, rounds))));
+            return;
         }
         let [ours, theirs] = self.sessions.each_ref().map(|s| move || drop(self.runtime.block_on(run(s, sql))));
         ratios.case(name, rounds, ours, theirs);

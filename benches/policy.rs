@@ -258,7 +258,7 @@ pub(crate) fn replay() {
     let begun = Instant::now();
     let mut recorded = Recorded::default();
     for i in 0..DECISIONS {
-        recorded.add(&entry(i), || format!("serve/{i}"));
+        recorded.add(&entry(i), || format!("serve/{i}"), |_, _| Default::default());
     }
     let decisions = recorded.decisions();
     let groups = recorded.groups();

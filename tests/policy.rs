@@ -193,3 +193,67 @@ fn decisions_as_of_an_earlier_bundle() {
     let newest: u64 = newest.lines().nth(1).unwrap().parse().unwrap();
     assert!(at(&format!("VERSION {}", newest - 1)).contains("up_to_token"));
 }
+
+/// Access for a study: asked for, approved by somebody else, read, taken back; the audit and the replay know all of it.
+#[test]
+fn access_is_asked_for_approved_and_taken_back() {
+    let world = World::fresh();
+    let approved = "@id(\"approved\")\npermit (principal, action in Action::\"up_to_raw\", resource in Table::\"raw.patients\")\n\
+                    when { resource.approved.contains(\"raw\") };\n";
+    fs::write(world.project().join("policies/approved.cedar"), approved).unwrap();
+    world.run(&["policy", "apply", "-m", "approvals count"]).code(0);
+    world.run(&["publish", "-m", "first"]).code(0);
+    let name = || {
+        world
+            .run(&[
+                "--as",
+                "researcher",
+                "--format",
+                "csv",
+                "sql",
+                "-c",
+                "SELECT name FROM raw.patients ORDER BY id LIMIT 1",
+            ])
+            .code(0)
+    };
+    let masked = name();
+
+    let access = |who: &[&str], rest: &[&str]| world.run(&[who, &["access"], rest].concat());
+    let researcher = ["--as", "researcher"];
+    let ask = ["request", "raw.patients", "--columns", "name", "--rung", "raw", "--for", "8h", "-m", "study 12"];
+    let request = access(&researcher, &ask).code(0);
+    let request = request.trim();
+    let approve = ["approve", request, "--for", "1h", "-m", "agreed"];
+    assert!(access(&researcher, &approve).err.contains("nobody approves what they asked for themselves"));
+    access(&["--as", "billing"], &approve).code(6);
+    assert_eq!(name(), masked);
+    let grant = access(&[], &approve).code(0);
+    let raw = name();
+    assert_ne!(raw, masked);
+    access(&[], &["approve", request, "-m", "twice"]).code(6);
+
+    let list = access(&["--as", "researcher", "--format", "json"], &["list"]).code(0);
+    for part in ["\"state\":\"approved\"", "\"reason\":\"study 12\"", "\"answer\":\"agreed\"", "\"given_rung\":\"raw\""]
+    {
+        assert!(list.contains(part), "{part} is missing: {list}");
+    }
+    assert!(!access(&["--as", "billing"], &["list"]).code(0).contains("study 12"));
+
+    access(&[], &["revoke", grant.trim(), "-m", "the study ended"]).code(0);
+    assert_eq!(name(), masked);
+    let audited =
+        world.sql("auditor", "SELECT DISTINCT kind FROM system.ledger.entries WHERE kind IN (3, 4, 5) ORDER BY kind");
+    assert_eq!(audited.trim(), "kind\n3\n4\n5");
+    let replayed = world.run(&["policy", "diff", "2", "project", "--replay", "30d"]);
+    assert!(replayed.err.contains(" 0 changes"), "{}", replayed.err);
+    replayed.code(0);
+
+    for (wrong, code) in [
+        (vec!["request", "raw.patients", "--columns", "name", "--rung", "rwa", "--for", "8h", "-m", "x"], "C2022"),
+        (vec!["request", "raw.patients", "--columns", "name", "--rung", "raw", "--for", "400d", "-m", "x"], "C2103"),
+        (vec!["deny", "17", "-m", "x"], "C2021"),
+    ] {
+        let ran = access(&[], &wrong);
+        assert!(ran.err.contains(code) && ran.code == 2, "{}: {}", ran.code, ran.err);
+    }
+}

@@ -1,6 +1,6 @@
 //! Why an entry does not fit the catalog so far.
 
-use custody_model::{ControlSeq, DatasetId, DatasetKind, DatasetName, Kind};
+use custody_model::{ControlSeq, DatasetId, DatasetKind, DatasetName, EntryId, Kind};
 
 /// An entry contradicts the entries before it. Nothing was changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -86,6 +86,12 @@ pub enum FoldError {
     /// Attributes of a dataset that does not exist.
     #[error("dataset {0} is not in the catalog")]
     UnknownDataset(DatasetId),
+    /// A request, or access that was given, which is not there or has its answer.
+    #[error("entry {0} asks for or gives no access that waits for an answer")]
+    UnknownAccess(EntryId),
+    /// Access goes to who asked for it, from somebody else.
+    #[error("what entry {0} asks for is given to somebody else, or by whoever asked")]
+    OwnRequest(EntryId),
     /// A bundle's epoch is not the next one.
     #[error("policy bundle has epoch {found}, expected {expected}")]
     EpochNotNext {

@@ -1,14 +1,16 @@
 //! The fold itself.
 
 use crate::{
-    BundleEpoch, ColumnAt, Dataset, Draft, FoldError, Made, Model, PlainView, VersionRecord, VersionStatus,
+    Answer, AskedAccess, BundleEpoch, ColumnAt, Dataset, Draft, FoldError, GivenAccess, Made, Model, PlainView,
+    VersionRecord, VersionStatus,
+    access::Access,
     identity::{dataset_id, text_hash},
 };
 use custody_model::{
-    AdminRecord, AttributeChange, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName,
-    DraftRecord, Entry, EntryId, ErasureRecord, FieldId, Hash, ModelRecord, Node, Payload, Pin, PolicyBundleRecord,
-    Principal, Publish, Relabelled, SourceSnapshot, StatusRecord, TableVersion, TokenRecord, ViewRecord, WallMicros,
-    WallNanos,
+    AccessGrant, AdminRecord, Approvals, AttributeChange, CatalogChange, ControlSeq, DatasetDefinition, DatasetId,
+    DatasetKind, DatasetName, DraftRecord, Entry, EntryId, ErasureRecord, FieldId, Hash, ModelRecord, Node, Payload,
+    Pin, PolicyBundleRecord, Principal, Publish, Purpose, Relabelled, SourceSnapshot, StatusRecord, TableVersion,
+    TokenRecord, ViewRecord, WallMicros, WallNanos,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +38,7 @@ pub struct Catalog {
     asked: Arc<BTreeMap<Hash, Arc<ErasureRecord>>>,
     /// Keys that are to be destroyed wherever they are found.
     destroyed: Arc<BTreeSet<String>>,
+    access: Arc<Access>,
     /// By name, oldest first.
     models: Arc<BTreeMap<String, Vec<Arc<Model>>>>,
     /// Positions at which the largest wall time so far grew, with that time.
@@ -60,7 +63,7 @@ impl PartialEq for Catalog {
             == (other.at, &other.datasets, &other.drafts, &other.tokens)
             && (&self.admins, &self.bundles, &self.clock) == (&other.admins, &other.bundles, &other.clock)
             && (&self.asked, &self.destroyed) == (&other.asked, &other.destroyed)
-            && self.models == other.models
+            && (&self.models, &self.access) == (&other.models, &other.access)
     }
 }
 
@@ -75,6 +78,10 @@ struct Header {
 impl Header {
     fn principal(&self) -> Result<Principal, FoldError> {
         self.principal.clone().ok_or(FoldError::NoPrincipal(self.seq))
+    }
+
+    fn answer(&self, because: &str) -> Result<Answer, FoldError> {
+        Ok(Answer { by: self.principal()?, at: self.seq, wall: self.wall, because: because.to_string() })
     }
 }
 
@@ -224,6 +231,28 @@ impl Catalog {
         self.models.values().flatten()
     }
 
+    /// What is approved of a dataset for a principal and purpose, at a control position and time.
+    pub fn approvals(
+        &self,
+        principal: &Principal,
+        purpose: &Purpose,
+        dataset: DatasetId,
+        at: ControlSeq,
+        now: WallNanos,
+    ) -> Approvals {
+        self.access.approvals(principal, purpose, dataset, at, now)
+    }
+
+    /// Who asked for more access, by entry.
+    pub fn access_asked(&self) -> &BTreeMap<EntryId, Arc<AskedAccess>> {
+        self.access.asked()
+    }
+
+    /// What was given, by entry, also when it is over.
+    pub fn access_given(&self) -> &BTreeMap<EntryId, Arc<GivenAccess>> {
+        self.access.given()
+    }
+
     /// The active policy bundle.
     pub fn bundle(&self) -> Option<&BundleEpoch> {
         self.bundles.last().map(Arc::as_ref)
@@ -300,6 +329,15 @@ impl Catalog {
             },
             Payload::PolicyBundle(bundle) => self.add_bundle(&header, bundle)?,
             Payload::Publish(publish) => self.publish(&header, publish)?,
+            Payload::AccessRequest(asked) => {
+                let requester = header.principal()?;
+                Arc::make_mut(&mut self.access).ask(asked, header.id, requester, header.wall);
+            }
+            Payload::AccessGrant(given) => self.give(&header, given)?,
+            Payload::AccessReview(review) => {
+                let answer = header.answer(&review.because)?;
+                Arc::make_mut(&mut self.access).review(review, answer)?;
+            }
             Payload::Erasure(erasure) => self.erasure(erasure),
             Payload::Run(_)
             | Payload::Lineage(_)
@@ -319,6 +357,12 @@ impl Catalog {
             Arc::make_mut(&mut self.clock).push((header.seq, header.wall));
         }
         Ok(())
+    }
+
+    fn give(&mut self, header: &Header, given: &AccessGrant) -> Result<(), FoldError> {
+        let answer = header.answer(&given.because)?;
+        self.dataset_by_id(given.dataset).ok_or(FoldError::UnknownDataset(given.dataset))?;
+        Arc::make_mut(&mut self.access).give(given, header.id, answer)
     }
 
     fn erasure(&mut self, erasure: &ErasureRecord) {

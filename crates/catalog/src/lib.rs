@@ -1,4 +1,4 @@
-//! The catalog: datasets, versions, drafts, views, tokens, roles and bundles, as a fold over control entries.
+//! The catalog: datasets, versions, drafts, views, tokens, roles, approvals and bundles, as a fold over control entries.
 //!
 //! What holds here:
 //!
@@ -11,11 +11,13 @@
 //! Deliberately absent: what a version holds (store), who may see it (policy), the bytes of entries (ledger).
 #![forbid(unsafe_code)]
 
+mod access;
 mod dataset;
 mod error;
 mod fold;
 mod identity;
 
+pub use access::{Answer, AskedAccess, GivenAccess};
 pub use dataset::{BundleEpoch, ColumnAt, Dataset, Draft, Made, Model, PlainView, VersionRecord, VersionStatus};
 pub use error::FoldError;
 pub use fold::Catalog;

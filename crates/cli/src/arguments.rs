@@ -168,6 +168,9 @@ pub(crate) enum Command {
     /// Policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Access beyond what policy alone gives: asked for, approved by somebody else, for a time.
+    #[command(subcommand)]
+    Access(AccessCommand),
     /// Bearer tokens.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -397,6 +400,64 @@ pub(crate) struct StatusArgs {
     /// Why; recorded.
     #[arg(short, long)]
     pub(crate) message: String,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum AccessCommand {
+    /// Asks for access to columns for the purpose of this request. The answer does not tell whether they exist.
+    ///
+    /// Example: custody access request raw.patients --columns birth_date --rung raw --for 30d -m 'study 12'
+    Request {
+        /// `raw.patients`
+        dataset: String,
+        /// Which columns.
+        #[arg(long, value_delimiter = ',', required = true)]
+        columns: Vec<String>,
+        /// `aggregate`, `redact`, `token`, `partial`, `raw`
+        #[arg(long)]
+        rung: String,
+        /// How long from when it is approved: `8h`, `30d`
+        #[arg(long = "for", value_name = "TIME")]
+        lasts: String,
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+    },
+    /// Approves a request of somebody else, or a part of it. Needs role `policy_admin` or the dataset.
+    Approve {
+        /// The request, as `custody access list` has it.
+        request: String,
+        /// Only these of its columns.
+        #[arg(long, value_delimiter = ',')]
+        columns: Vec<String>,
+        /// A lower rung.
+        #[arg(long)]
+        rung: Option<String>,
+        /// A shorter time.
+        #[arg(long = "for", value_name = "TIME")]
+        lasts: Option<String>,
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+    },
+    /// Denies a request, or withdraws one's own.
+    Deny {
+        /// The request.
+        request: String,
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+    },
+    /// Takes back what was approved, or gives it back.
+    Revoke {
+        /// The grant, as `custody access list` has it.
+        grant: String,
+        /// Why; recorded.
+        #[arg(short, long)]
+        message: String,
+    },
+    /// Requests with their answers, and what holds.
+    List,
 }
 
 #[derive(Subcommand, Debug)]

@@ -69,50 +69,42 @@ impl Session {
                 .help("letters, digits, `_`, `-` and `.`, at most 128"));
         }
         let key = receipt::key(&self.engine)?;
-        for _ in 0..1_000 {
-            self.engine.refresh().await?;
-            let found = self.find(training, pin).ok_or_else(|| not_found(training))?;
-            if !self.decide(&found.definition, &found.labels)?.visible() {
-                return Err(not_found(training));
-            }
-            if found.definition.kind != DatasetKind::TrainingSet {
-                return Err(Problem::new(1141, format!("`{training}` is not a training set"))
-                    .help("a model is registered with a version such as training.x@1"));
-            }
-            if let Some(why) = found.revoked {
-                return Err(Problem::new(3108, format!("`{}` is revoked: {why}", found.at))
-                    .help("build another version, and learn from that"));
-            }
-            let at = found.at;
-            let record = ModelRecord {
-                name: name.to_string(),
-                version: self.engine.catalog().model(name).len() as u64 + 1,
-                training: InputRef {
-                    dataset: at.dataset,
-                    version: at.version,
-                    made_at: at.made_at,
-                    content: at.content,
-                },
-                artifact: custody_store::sha3(artifact),
-                artifact_bytes: artifact.len() as u64,
-                receipt_key: key.verifier()?,
-                because: because.to_string(),
-            };
-            let statement = Statement::of(&record, &at);
-            let version = record.version;
-            let change = Payload::CatalogChange(CatalogChange::Model(record));
-            let mut entry = self.entry(Verb::Publish, custody_model::Outcome::Success, change);
-            entry.control_seq = custody_model::ControlSeq(self.engine.seen().0 + 1);
-            match self.engine.recorder.control(entry).await {
-                Ok(recorded) => {
-                    self.engine.refresh().await?;
-                    return Ok(Registered { version, training: at, entry: recorded.entry, statement });
+        let mut made = None;
+        let recorded = self
+            .claim(Verb::Publish, |catalog| {
+                let found = self.find(training, pin).ok_or_else(|| not_found(training))?;
+                if !self.decide(&found.definition, &found.labels)?.visible() {
+                    return Err(not_found(training));
                 }
-                Err(failed) if failed.taken() => {}
-                Err(failed) => return Err(failed.into()),
-            }
-        }
-        Err(Problem::new(7003, "the catalog changes too fast to add to it").help("try again"))
+                if found.definition.kind != DatasetKind::TrainingSet {
+                    return Err(Problem::new(1141, format!("`{training}` is not a training set"))
+                        .help("a model is registered with a version such as training.x@1"));
+                }
+                if let Some(why) = found.revoked {
+                    return Err(Problem::new(3108, format!("`{}` is revoked: {why}", found.at))
+                        .help("build another version, and learn from that"));
+                }
+                let at = found.at;
+                let record = ModelRecord {
+                    name: name.to_string(),
+                    version: catalog.model(name).len() as u64 + 1,
+                    training: InputRef {
+                        dataset: at.dataset,
+                        version: at.version,
+                        made_at: at.made_at,
+                        content: at.content,
+                    },
+                    artifact: custody_store::sha3(artifact),
+                    artifact_bytes: artifact.len() as u64,
+                    receipt_key: key.verifier()?,
+                    because: because.to_string(),
+                };
+                made = Some((record.version, Statement::of(&record, &at), at));
+                Ok(Payload::CatalogChange(CatalogChange::Model(record)))
+            })
+            .await?;
+        let (version, statement, training) = made.ok_or_else(|| Problem::bug("a model was claimed and not made"))?;
+        Ok(Registered { version, training, entry: recorded.entry, statement })
     }
 }
 

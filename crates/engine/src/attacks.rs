@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod approvals;
 mod mutations;
 
 use crate::{Choice, Engine, Project, PublishOptions, ReadRequest, Settings, audit::WriterChoice, clock::SystemClock};

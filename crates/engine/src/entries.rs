@@ -11,7 +11,7 @@ use custody_model::{
     Actor, ControlSeq, DatasetKind, Denied, Entry, EntryId, Hash, Measure, Outcome, Payload, Problem, ReadIntent,
     ReadOutcome, Reason, Rung, ScanFact, TableVersion, Target, TargetColumn, Verb,
 };
-use custody_policy::Grant;
+use custody_policy::{Grant, enforce};
 use std::time::Instant;
 use uuid::Uuid;
 
@@ -57,6 +57,16 @@ impl Session {
             },
             measure: Measure::default(),
             payload,
+        }
+    }
+
+    /// Refuses where an approval that a decision looked at has ended when its entry is made.
+    pub(crate) fn unexpired(pinned: &[PinnedTable], entry: &Entry) -> Result<(), Problem> {
+        let over = |table: &&PinnedTable| table.grant.valid_until.is_some_and(|until| until <= entry.wall);
+        match pinned.iter().find(|t| enforce!("access.late", over(t))) {
+            None => Ok(()),
+            Some(_) => Err(Problem::new(3303, "an approval ended while the statement was planned")
+                .help("ask again: it is decided anew")),
         }
     }
 

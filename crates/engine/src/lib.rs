@@ -4,6 +4,7 @@
 //! executes plans, and only as `execute(GovernedPlan, AuditReceipt)`.
 #![forbid(unsafe_code)]
 
+mod access;
 mod acts;
 mod admin;
 mod asof;
@@ -54,6 +55,7 @@ mod system;
 mod training;
 mod view;
 
+pub use access::Narrower;
 pub use acts::Registered;
 pub use admin::Applied;
 pub use checks::{Decided, VerifyOptions, keep_checkpoints, verify_ledger};

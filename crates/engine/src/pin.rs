@@ -267,6 +267,11 @@ impl Session {
     /// What this subject gets of a version.
     pub(crate) fn decide_found(&self, found: &Found) -> Result<Arc<Grant>, Problem> {
         let Some(known) = &found.known else { return self.decide(&found.definition, &found.labels) };
+        let approvals = self.approvals(found.definition.id);
+        if !approvals.is_empty() {
+            let facts = known.facts.clone().with_approvals(&approvals);
+            return Ok(self.engine.decisions.decide(&known.bundle, &self.subject, &facts));
+        }
         let key = subject_key(&self.subject);
         Ok(self.engine.decisions.decide_keyed(&known.bundle, &self.subject, key, &known.facts, known.hash))
     }
@@ -280,7 +285,8 @@ impl Session {
         let bundle = self.bundle().ok_or_else(|| {
             Problem::new(1301, "no policy bundle is active").help("custody policy apply -m 'first policies'")
         })?;
-        let facts = self.engine.with_token_keys(&bundle, facts(&bundle, definition, labels));
+        let facts = facts(&bundle, definition, labels).with_approvals(&self.approvals(definition.id));
+        let facts = self.engine.with_token_keys(&bundle, facts);
         Ok(self.engine.decisions.decide(&bundle, &self.subject, &facts))
     }
 
@@ -381,7 +387,8 @@ impl Engine {
     }
 }
 
-/// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes; without token keys.
+/// The facts of a table: its columns with their tags (closed under `UNDER`) and inherited classes; without approvals and
+/// token keys.
 pub(crate) fn facts(
     bundle: &custody_policy::Bundle,
     definition: &DatasetDefinition,

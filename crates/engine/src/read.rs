@@ -76,6 +76,7 @@ impl Session {
         }
         let plan = self.govern(request, statement).await?;
         let intent = self.intent_entry(request, statement, &plan)?;
+        Self::unexpired(&statement.pinned, &intent)?;
         let granted = self.engine.settings.granted_bytes;
         let (receipt, slot) = self.engine.recorder.intent(intent).await?;
         let (entry, schema) = (receipt.entry_ref().clone(), plan.schema());

@@ -3,6 +3,7 @@
 
 use crate::{
     Engine,
+    access::approvals,
     checks::no_epoch,
     engine::CatalogTables,
     pin::{all_classes, facts, present},
@@ -11,7 +12,7 @@ use crate::{
 };
 use custody_catalog::Catalog;
 use custody_ledger::{Position, Reader};
-use custody_model::{ControlSeq, Hash, Problem, WallNanos};
+use custody_model::{ControlSeq, Hash, Problem, Subject, WallNanos};
 pub(crate) use custody_policy::subject_of;
 use custody_policy::{Bundle, Change, Grounds, Recorded, TableFacts, VersionRead};
 use custody_store::FileDisk;
@@ -62,7 +63,7 @@ impl Session {
         };
         let (old, new) = (chosen(old).await?, chosen(new).await?);
         self.record_metadata(&format!("replay {} {}", old.hash(), new.hash())).await?;
-        let recorded = self.recorded(since)?;
+        let recorded = self.recorded(&catalog, since)?;
         let decisions = recorded.decisions();
         let groups = recorded.groups();
         let mut grounds = Grounds::default();
@@ -98,7 +99,7 @@ impl Session {
     }
 
     /// Recorded reads since a time, equal decisions together.
-    fn recorded(&self, since: WallNanos) -> Result<Recorded, Problem> {
+    fn recorded(&self, catalog: &Catalog, since: WallNanos) -> Result<Recorded, Problem> {
         let unreadable = |e: &dyn std::error::Error| {
             Problem::new(4006, format!("the ledger cannot be read: {e}")).help("custody ledger verify")
         };
@@ -107,7 +108,10 @@ impl Session {
         for writer in reader.writers().map_err(|e| unreadable(&e))? {
             let (entries, _) = reader.tail(&writer, Position::default()).map_err(|e| unreadable(&e))?;
             for stored in entries.iter().filter(|s| s.entry.wall >= since) {
-                recorded.add(&stored.entry, || format!("{}/{}", writer, stored.seq.0));
+                let entry = &stored.entry;
+                let approved =
+                    |subject: &Subject, dataset| approvals(catalog, subject, dataset, entry.control_seq, entry.wall);
+                recorded.add(entry, || format!("{}/{}", writer, stored.seq.0), approved);
             }
         }
         Ok(recorded)

@@ -3,7 +3,7 @@
 use crate::Engine;
 use custody_catalog::Catalog;
 use custody_dialect::GatedQuery;
-use custody_model::{DatasetName, Declassification, EntryId, Hash, Pin, Problem, SourceText, Subject, Verb};
+use custody_model::{DatasetName, Declassification, EntryId, Hash, Pin, Problem, SourceText, Subject, Verb, WallNanos};
 use custody_policy::{Bundle, enforce};
 use datafusion::common::ParamValues;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub(crate) struct Then {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) epoch: u64,
+    /// When.
+    pub(crate) wall: WallNanos,
 }
 
 /// What a caller asks to read.

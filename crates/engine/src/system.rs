@@ -371,11 +371,7 @@ impl Sees for SubjectSees<'_> {
     }
 
     fn owned(&self, dataset: DatasetId) -> bool {
-        let owned = self.catalog.dataset_by_id(dataset).is_some_and(|d| {
-            // Nobody owns what has no owner.
-            !d.owner().is_empty()
-                && (d.owner() == self.session.subject.principal.0 || self.session.subject.roles.contains(d.owner()))
-        });
+        let owned = self.catalog.dataset_by_id(dataset).is_some_and(|d| self.session.owns(d.owner()));
         !enforce!("system.owned", !owned)
     }
 

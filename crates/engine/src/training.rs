@@ -145,7 +145,7 @@ impl Session {
         Ok(Session {
             engine: Arc::clone(&self.engine),
             subject: Arc::new(subject),
-            then: Some(Arc::new(Then { catalog, bundle, epoch })),
+            then: Some(Arc::new(Then { catalog, bundle, epoch, wall: entry.wall })),
         })
     }
 

@@ -443,7 +443,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         .map(|(n, p)| bare(n, p))
         .chain(numbered().map(|(n, p)| full(100 + n, p)))
         .chain([with_a_view()])
-        .chain(later().into_iter().zip(251..).map(|(payload, n)| full(n, payload)))
+        .chain(later().into_iter().zip((251..=255).chain(50..)).map(|(payload, n)| full(n, payload)))
         .collect()
 }
 
@@ -468,6 +468,26 @@ fn later() -> Vec<Payload> {
         })),
         Payload::Run(RunRecord { profile, ..run(RunState::Written) }),
         Payload::Publish(Box::new(Publish { profile, ..publish() })),
+        Payload::AccessRequest(AccessRequest {
+            dataset: "raw.labs".parse().unwrap(),
+            columns: ["hdl".to_string(), "note".to_string()].into(),
+            rung: Rung::Raw,
+            purpose: "research".into(),
+            seconds: 30 * 86_400,
+            because: "study 12".into(),
+        }),
+        Payload::AccessGrant(AccessGrant {
+            request: id(53),
+            principal: "clinic/ann".into(),
+            dataset: dataset(1),
+            columns: [FieldId(2), FieldId(5)].into(),
+            rung: Rung::Partial,
+            purpose: "research".into(),
+            expires: WallNanos(1_900_000_000_000_000_000),
+            because: "agreed".into(),
+        }),
+        Payload::AccessReview(AccessReview { of: id(53), verdict: Verdict::Denied, because: "no need".into() }),
+        Payload::AccessReview(AccessReview { of: id(54), verdict: Verdict::Revoked, because: "study ended".into() }),
     ]
 }
 

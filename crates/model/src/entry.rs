@@ -19,6 +19,12 @@ pub enum Kind {
     CatalogChange = 1,
     /// A policy bundle becomes active.
     PolicyBundle = 2,
+    /// Somebody gets more of a dataset than policy alone gives, until a time.
+    AccessGrant = 3,
+    /// Somebody asks for that.
+    AccessRequest = 4,
+    /// A request is denied, or what was given is taken back.
+    AccessReview = 5,
     /// A feature run changes state.
     Run = 10,
     /// The lineage of a version about to be published.
@@ -49,9 +55,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::CatalogChange,
         Self::PolicyBundle,
+        Self::AccessGrant,
+        Self::AccessRequest,
+        Self::AccessReview,
         Self::Run,
         Self::Lineage,
         Self::Publish,
@@ -74,7 +83,16 @@ impl Kind {
 
     /// Whether entries of this kind take a place in the one control order that the catalog folds.
     pub fn is_control(self) -> bool {
-        matches!(self, Self::CatalogChange | Self::PolicyBundle | Self::Publish | Self::Erasure)
+        matches!(
+            self,
+            Self::CatalogChange
+                | Self::PolicyBundle
+                | Self::AccessGrant
+                | Self::AccessRequest
+                | Self::AccessReview
+                | Self::Publish
+                | Self::Erasure
+        )
     }
 
     /// The kind's word in `system.ledger.entries` and `custody ledger tail`.
@@ -82,6 +100,9 @@ impl Kind {
         match self {
             Self::CatalogChange => "catalog.change",
             Self::PolicyBundle => "policy.bundle",
+            Self::AccessGrant => "access.grant",
+            Self::AccessRequest => "access.request",
+            Self::AccessReview => "access.review",
             Self::Run => "run",
             Self::Lineage => "lineage",
             Self::Publish => "publish",

@@ -34,10 +34,11 @@ pub use lineage::{
 };
 pub use name::{BadName, DatasetName};
 pub use payload::{
-    AdminRecord, AttributeChange, BlobRef, BypassRecord, CatalogChange, Denied, DraftRecord, ErasureRecord,
-    ExpectationResult, FileDigest, HeadRecord, InputRef, KeyRecord, LineageRecord, ModelRecord, OpenIntent, Payload,
-    PolicyBundleRecord, Publish, ReadIntent, ReadOutcome, Relabelled, RunRecord, RunState, ScanFact, ScannedFile,
-    SealedBox, SourceKind, SourceSnapshot, StatusRecord, TokenRecord, ViewRecord, WriterEvent,
+    AccessGrant, AccessRequest, AccessReview, AdminRecord, Approvals, AttributeChange, BlobRef, BypassRecord,
+    CatalogChange, Denied, DraftRecord, ErasureRecord, ExpectationResult, FileDigest, HeadRecord, InputRef, KeyRecord,
+    LineageRecord, ModelRecord, OpenIntent, Payload, PolicyBundleRecord, Publish, ReadIntent, ReadOutcome, Relabelled,
+    RunRecord, RunState, ScanFact, ScannedFile, SealedBox, SourceKind, SourceSnapshot, StatusRecord, TokenRecord,
+    Verdict, ViewRecord, WriterEvent,
 };
 pub use problem::{Code, Label, Position, Problem, SourceText};
 pub use subject::{Authentication, Principal, Purpose, Subject, SubjectKey};

@@ -4,8 +4,8 @@
 //! (`ledger::format`) and does not show here.
 
 use crate::{
-    AssertedLineage, ClassLabel, ControlSeq, DatasetDefinition, DatasetId, DatasetName, EntryId, Hash, Kind, Lineage,
-    Principal, Purpose, Seq, WallNanos, WriterId,
+    AssertedLineage, ClassLabel, ControlSeq, DatasetDefinition, DatasetId, DatasetName, EntryId, FieldId, Hash, Kind,
+    Lineage, Principal, Purpose, Rung, Seq, WallNanos, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -564,6 +564,75 @@ pub enum WriterEvent {
     },
 }
 
+/// Somebody asks for more of a dataset than policy alone gives. Names are as they were asked for: whether they mean
+/// anything is not told to whoever asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessRequest {
+    /// Of which dataset.
+    pub dataset: DatasetName,
+    /// Which columns.
+    pub columns: BTreeSet<String>,
+    /// Up to which rung.
+    pub rung: Rung,
+    /// For which purpose.
+    pub purpose: Purpose,
+    /// For how many seconds from when it is given.
+    pub seconds: u64,
+    /// Why.
+    pub because: String,
+}
+
+/// A request is approved: while it lasts, decisions on these columns for this principal and purpose see the rung in
+/// `resource.approved`. What that permits is for policies to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessGrant {
+    /// The entry that asked for it.
+    pub request: EntryId,
+    /// Who asked.
+    pub principal: Principal,
+    /// Of which dataset.
+    pub dataset: DatasetId,
+    /// Which columns.
+    pub columns: BTreeSet<FieldId>,
+    /// Up to which rung.
+    pub rung: Rung,
+    /// For which purpose.
+    pub purpose: Purpose,
+    /// From when on it is over.
+    pub expires: WallNanos,
+    /// Why.
+    pub because: String,
+}
+
+/// What is approved of a dataset's columns for somebody, by rung, and until when.
+pub type Approvals = BTreeMap<FieldId, BTreeMap<Rung, WallNanos>>;
+
+/// A request is denied, or what was given is taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessReview {
+    /// The entry that asked, or that gave.
+    pub of: EntryId,
+    /// Which of both.
+    pub verdict: Verdict,
+    /// Why.
+    pub because: String,
+}
+
+/// What a review says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Verdict {
+    /// The request is denied.
+    Denied = 1,
+    /// What was given is taken back.
+    Revoked = 2,
+}
+
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 2] = [Self::Denied, Self::Revoked];
+}
+
 /// The keys that a subject's personal fields are sealed under are destroyed: asked for by one administrator, done when a
 /// second one agrees. The fields stay where they are, in every copy, and nobody can read them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -592,6 +661,12 @@ pub enum Payload {
     CatalogChange(CatalogChange),
     /// Kind 2.
     PolicyBundle(PolicyBundleRecord),
+    /// Kind 3.
+    AccessGrant(AccessGrant),
+    /// Kind 4.
+    AccessRequest(AccessRequest),
+    /// Kind 5.
+    AccessReview(AccessReview),
     /// Kind 10.
     Run(RunRecord),
     /// Kind 11.
@@ -628,6 +703,9 @@ impl Payload {
         match self {
             Self::CatalogChange(_) => Kind::CatalogChange,
             Self::PolicyBundle(_) => Kind::PolicyBundle,
+            Self::AccessGrant(_) => Kind::AccessGrant,
+            Self::AccessRequest(_) => Kind::AccessRequest,
+            Self::AccessReview(_) => Kind::AccessReview,
             Self::Run(_) => Kind::Run,
             Self::Lineage(_) | Self::Asserted(_) => Kind::Lineage,
             Self::Publish(_) => Kind::Publish,

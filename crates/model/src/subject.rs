@@ -92,12 +92,15 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// The kind of a view's owner, while somebody reads with the owner's rights.
+    pub const OWNER: &str = "owner";
+
     /// Whoever owns a view that this subject reads with its owner's rights: the owner is principal and only role, without
     /// attributes or a model; purpose, environment, stage and region are the reader's.
     pub fn as_owner(&self, owner: &Principal) -> Self {
         Self {
             principal: owner.clone(),
-            kind: "owner".into(),
+            kind: Self::OWNER.into(),
             roles: BTreeSet::from([owner.0.clone()]),
             attributes: BTreeMap::new(),
             purpose: self.purpose.clone(),

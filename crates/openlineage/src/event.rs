@@ -58,6 +58,9 @@ pub fn event(stored: &StoredEntry, request: Option<&Entry>, namespace: &str, nam
         Payload::Read(_, outcome) => made.read("COMPLETE", entry, ended(outcome)),
         Payload::CatalogChange(_)
         | Payload::PolicyBundle(_)
+        | Payload::AccessGrant(_)
+        | Payload::AccessRequest(_)
+        | Payload::AccessReview(_)
         | Payload::Lineage(_)
         // What others claim is not ours to tell.
         | Payload::Asserted(_)

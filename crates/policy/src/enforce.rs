@@ -5,6 +5,12 @@
 
 /// Every id that `enforce!` may name, in order.
 pub const IDS: &[&str] = &[
+    "access.answer",
+    "access.expired",
+    "access.late",
+    "access.own",
+    "access.owner",
+    "access.revoke",
     "barrier.limit",
     "barrier.predicates",
     "barrier.schema",

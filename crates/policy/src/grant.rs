@@ -1,6 +1,8 @@
 //! What a decision gives: rungs and masks by column, rows, and why. Everything here is data.
 
-use custody_model::{Class, DatasetId, Durability, FieldId, Hash, PolicyId, Principal, Purpose, Rung, WallNanos};
+use custody_model::{
+    Approvals, Class, DatasetId, Durability, FieldId, Hash, PolicyId, Principal, Purpose, Rung, WallNanos,
+};
 use datafusion_common::ScalarValue;
 use datafusion_expr::Expr;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +38,17 @@ pub struct ColumnFacts {
     pub classes: BTreeSet<Class>,
     /// Unexpired approvals for this subject, with their expiry.
     pub approved: BTreeMap<Rung, WallNanos>,
+}
+
+impl TableFacts {
+    /// The same, with what is approved for one subject.
+    #[must_use]
+    pub fn with_approvals(mut self, approvals: &Approvals) -> Self {
+        for column in &mut self.columns {
+            column.approved = approvals.get(&column.field).cloned().unwrap_or_default();
+        }
+        self
+    }
 }
 
 /// How a column is masked. Every mask is total, keeps the type and reads raw columns of its own row.

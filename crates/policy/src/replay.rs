@@ -12,7 +12,8 @@ use crate::{
     mask,
 };
 use custody_model::{
-    Actor, Class, ControlSeq, DatasetName, Entry, Hash, Payload, Principal, Reason, Rung, Subject, SubjectKey,
+    Actor, Approvals, Class, ControlSeq, DatasetId, DatasetName, Entry, Hash, Payload, Principal, Reason, Rung,
+    Subject, SubjectKey,
 };
 use std::{
     cmp::Ordering,
@@ -96,6 +97,8 @@ pub struct Group {
     pub bundle: Option<Hash>,
     /// The hash of the grant, as recorded.
     pub grant: Hash,
+    /// What was approved for the subject then.
+    pub approvals: Approvals,
     /// The control position that the first of them was decided at.
     pub at: ControlSeq,
     /// The first of them.
@@ -105,8 +108,14 @@ pub struct Group {
 }
 
 impl Recorded {
-    /// Takes in what an entry says was decided; `reference` names the entry.
-    pub fn add(&mut self, entry: &Entry, reference: impl Fn() -> String) {
+    /// Takes in what an entry says was decided; `reference` names the entry, `approved` says what was approved of a dataset
+    /// for the subject when the entry was made.
+    pub fn add(
+        &mut self,
+        entry: &Entry,
+        reference: impl Fn() -> String,
+        approved: impl Fn(&Subject, DatasetId) -> Approvals,
+    ) {
         let (Payload::ReadIntent(_) | Payload::Read(..), Some(actor)) = (&entry.payload, &entry.actor) else { return };
         // What a service read for others was decided for them, not for it.
         if actor.on_behalf_of.is_some() || !entry.targets.iter().any(|t| t.grant.is_some()) {
@@ -123,6 +132,7 @@ impl Recorded {
                 read: VersionRead { made_at: target.made_at, classes: target.classes.clone() },
                 bundle: entry.reason.bundle,
                 grant,
+                approvals: approved(subject, target.dataset),
                 at: entry.control_seq,
                 entry: reference(),
                 count: 0,
@@ -240,6 +250,7 @@ impl Grounds {
     pub fn derives(&self, group: &Group, facts: impl Fn(&Bundle) -> Option<TableFacts>) -> bool {
         let Some(by) = group.bundle.and_then(|hash| self.bundles.get(&hash)) else { return false };
         facts(by).is_some_and(|facts| {
+            let facts = facts.with_approvals(&group.approvals);
             decide_keyed(by, &group.subject, group.key, &facts, facts_hash(&facts)).hash == group.grant
         })
     }
@@ -275,6 +286,11 @@ impl Grounds {
         let mut decided = |bundle: Hash, group: &Group| -> Option<Arc<Grant>> {
             let (facts, hash) = self.facts.get(&(bundle, group.read.clone()))?;
             let by = self.bundles.get(&bundle)?;
+            if !group.approvals.is_empty() {
+                let facts = facts.clone().with_approvals(&group.approvals);
+                let hash = facts_hash(&facts);
+                return Some(Arc::new(decide_keyed(by, &group.subject, group.key, &facts, hash)));
+            }
             let grant = made
                 .entry((bundle, group.key, *hash))
                 .or_insert_with(|| Arc::new(decide_keyed(by, &group.subject, group.key, facts, *hash)));

@@ -192,9 +192,13 @@ impl Fold {
             chain.requests.push(slot.clone());
         }
         match &stored.entry.payload {
-            Payload::CatalogChange(_) | Payload::PolicyBundle(_) | Payload::Publish(_) | Payload::Erasure(_) => {
-                self.control(&stored);
-            }
+            Payload::CatalogChange(_)
+            | Payload::PolicyBundle(_)
+            | Payload::AccessGrant(_)
+            | Payload::AccessRequest(_)
+            | Payload::AccessReview(_)
+            | Payload::Publish(_)
+            | Payload::Erasure(_) => self.control(&stored),
             Payload::ReadIntent(_) => {
                 if let Some(end) = self.early.remove(&stored.entry.id) {
                     let _ = slot.end.set(end);
@@ -351,6 +355,9 @@ pub(crate) fn is_request(payload: &Payload) -> bool {
     match payload {
         Payload::CatalogChange(_)
         | Payload::PolicyBundle(_)
+        | Payload::AccessGrant(_)
+        | Payload::AccessRequest(_)
+        | Payload::AccessReview(_)
         | Payload::Publish(_)
         | Payload::Erasure(_)
         | Payload::Asserted(_)

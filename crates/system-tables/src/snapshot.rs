@@ -7,7 +7,7 @@ use crate::{
     intern::Dictionaries,
     rows::Rows,
     schema::{CLOSURE, Table, system_table},
-    tables::{access, asserted, catalog, ledger, lineage, policy, quality},
+    tables::{access, approvals, asserted, catalog, ledger, lineage, policy, quality},
 };
 use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
@@ -96,6 +96,8 @@ impl Snapshot {
             Table::Profiles => quality::profiles(self, &gate, facts, &mut rows)?,
             Table::ProfileCells => quality::profile_cells(self, &gate, facts, &mut rows)?,
             Table::Drift => quality::drift(self, &gate, facts, &mut rows)?,
+            Table::AccessRequests => approvals::requests(self, &gate, &mut rows)?,
+            Table::AccessGrants => approvals::grants(self, &gate, &mut rows)?,
             Table::Expectations => quality::expectations(self, &gate, &mut rows)?,
         }
         rows.finish()

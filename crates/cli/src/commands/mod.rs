@@ -1,5 +1,6 @@
 //! One command, one call.
 
+mod access;
 mod build;
 mod demo;
 mod govern;
@@ -105,6 +106,7 @@ async fn dispatch(arguments: Arguments) -> Result<Done, Failed> {
         Command::Import(command) => import::run(&context, command, arguments.format).await,
         Command::Audit(command) => query::audit(&context, command, arguments.format).await,
         Command::Policy(command) => govern::policy(&context, command, arguments.format).await,
+        Command::Access(command) => access::run(&context, command, arguments.format).await,
         Command::Token(command) => govern::token(&context, command, arguments.format).await,
         Command::Ledger(command) => ledger::run(&context, command, arguments.format).await,
         Command::Serve(args) => serve::run(&context, args).await,

@@ -189,6 +189,7 @@ fn extend(folder: &Path) {
     let cedar = folder.join("policies/attacks.cedar");
     let more = r#"
         permit (principal in Role::"chief", action in [Action::"up_to_raw", Action::"publish", Action::"see_rows", Action::"skip_guard"], resource);
+        permit (principal, action in Action::"up_to_raw", resource in Table::"raw.patients") when { resource.approved.contains("raw") };
         permit (principal in Role::"analyst", action in [Action::"up_to_raw", Action::"see_rows", Action::"skip_guard"], resource);"#;
     fs::write(&cedar, fs::read_to_string(&cedar).unwrap() + more).unwrap();
     let sources = folder.join("sources/sources.sql");
@@ -267,6 +268,28 @@ async fn told(warehouse: &Warehouse) -> String {
     text.push(format!("{:?}", research.replay_training_set(&staff, now, &|_| {}).await.map(|r| r.rows).map_err(code)));
     let told = research.outbox(&crate::Cursor::new(), 1_000).await.unwrap().events.join("");
     assert_eq!(["raw.staff", "secret"].map(|hidden| told.contains(hidden)), [false, false]);
+    // Access: asked for by one, answered by those who may, held until it ends.
+    let [asked, held] = [
+        warehouse.asks("raw.staff", &["name"], custody_model::Rung::Raw).await,
+        warehouse.given("raw.staff", &["name"], custody_model::Rung::Raw).await,
+    ];
+    let nobody = warehouse.engine.session(warehouse.principals["nobody"].clone());
+    text.push(format!("{:?}", nobody.deny_access(asked, "no").await.map(|_| ()).map_err(code)));
+    text.push(format!("{:?}", nobody.revoke_access(held, "no").await.map(|_| ()).map_err(code)));
+    let own = research.approve_access(asked, &Default::default(), "mine").await;
+    text.push(format!("{:?}", own.map(|_| ()).map_err(code)));
+    text.push(format!("{:?}", warehouse.ask("research", "SELECT mrn, hba1c FROM raw.patients ORDER BY id").await));
+    let catalog = warehouse.engine.catalog();
+    let patients = catalog.dataset(&"raw.patients".parse().unwrap()).unwrap().id();
+    let owner = research.subject().as_owner(&"research".into());
+    let now = warehouse.engine.clock().now();
+    text.push(format!("{}", crate::access::approvals(&catalog, &owner, patients, catalog.at(), now).len()));
+    let late = ReadRequest::sql("SELECT mrn FROM raw.patients");
+    let statement = research.pin(&late).await.unwrap();
+    let plan = research.govern(&late, &statement).await.unwrap();
+    let mut intent = research.intent_entry(&late, &statement, &plan).unwrap();
+    intent.wall = custody_model::WallNanos(i64::MAX);
+    text.push(format!("{:?}", crate::Session::unexpired(&statement.pinned, &intent).map_err(code)));
     let request = ReadRequest::sql("SELECT id FROM raw.visits");
     assert!(research.read_granted(request.clone(), &[Hash::default()]).await.is_err(), "decided otherwise");
     let statement = research.pin(&request).await.unwrap();
@@ -310,6 +333,8 @@ fn every_id_outside_the_barrier_is_seen() {
         warehouse.principals.insert("analyst".into(), subject("analyst", "analyst", "build"));
         warehouse.principals.insert("chief".into(), subject("chief", "chief", "build"));
         warehouse.record_views().await;
+        let _ = warehouse.given("raw.patients", &["mrn"], custody_model::Rung::Raw).await;
+        warehouse.over("raw.patients", &["hba1c"]).await;
         warehouse.ask("engineer", "SELECT secret, name FROM raw.patients JOIN raw.staff USING (id)").await.unwrap();
         let profiled = "CREATE FEATURE VIEW features.profiled ENTITY person (id) EVENT TIME seen AS SELECT id, seen, hba1c FROM raw.patients;";
         fs::write(warehouse.folder.path().join("features/profiled.sql"), profiled).unwrap();

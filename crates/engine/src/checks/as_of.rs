@@ -3,13 +3,17 @@
 //! What holds here: who asks must see the dataset themselves, now.
 
 use crate::{
+    access::approvals,
     pin::{all_classes, facts, not_found, present},
     proofs::entry_place,
     relabel::Names,
     session::Session,
 };
 use custody_ledger::{Position, Reader};
-use custody_model::{Class, ControlSeq, DatasetDefinition, DatasetName, Pin, Problem, Rung, Subject, WriterId};
+use custody_model::{
+    Approvals, Class, ControlSeq, DatasetDefinition, DatasetId, DatasetName, Pin, Problem, Rung, Subject, WallNanos,
+    WriterId,
+};
 use custody_policy::{Bundle, Grant, decide, enforce};
 use custody_store::FileDisk;
 use std::{collections::BTreeSet, sync::Arc};
@@ -68,16 +72,19 @@ impl Session {
                 let changed = self.engine.relabelled(&catalog, &bundle, *epoch, &Names::new())?;
                 let changed = changed.iter().find(|r| r.made_at == found.at.made_at);
                 let labels = changed.map_or(found.labels, |r| r.labels.iter().map(all_classes).collect());
-                Arc::new(self.decide_by(&bundle, subject, &found.definition, &labels))
+                let approved = |dataset| approvals(&catalog, subject, dataset, catalog.at(), self.engine.clock.now());
+                Arc::new(self.decide_by(&bundle, subject, &found.definition, &labels, approved))
             }
             AsOf::Entry(writer, seq) => {
-                let then = self.engine.catalog_at(self.seen_by(writer, *seq)?)?;
+                let (at, wall) = self.seen_by(writer, *seq)?;
+                let then = self.engine.catalog_at(at)?;
                 let none = || Problem::new(1301, format!("no policy bundle was active at entry {writer}/{seq}"));
                 let hash = then.bundle().map(|b| b.record.hash).ok_or_else(none)?;
                 let bundle = self.engine.bundle_of(&then, |e| e.record.hash == hash)?.ok_or_else(none)?;
                 let Some(version) = then.resolve(name, Pin::Newest) else { return Ok(None) };
                 let labels: Vec<_> = version.labels().unwrap_or_default().iter().map(all_classes).collect();
-                Arc::new(self.decide_by(&bundle, subject, &present(&then, version.definition()), &labels))
+                let approved = |dataset| approvals(&then, subject, dataset, at, wall);
+                Arc::new(self.decide_by(&bundle, subject, &present(&then, version.definition()), &labels, approved))
             }
         };
         if !grant.visible() {
@@ -98,12 +105,14 @@ impl Session {
         subject: &Subject,
         definition: &DatasetDefinition,
         labels: &[BTreeSet<Class>],
+        approved: impl Fn(DatasetId) -> Approvals,
     ) -> Grant {
-        decide(bundle, subject, &self.engine.with_token_keys(bundle, facts(bundle, definition, labels)))
+        let facts = facts(bundle, definition, labels).with_approvals(&approved(definition.id));
+        decide(bundle, subject, &self.engine.with_token_keys(bundle, facts))
     }
 
-    /// The control position that an entry was made at.
-    fn seen_by(&self, writer: &str, seq: u64) -> Result<ControlSeq, Problem> {
+    /// The control position that an entry was made at, and when.
+    fn seen_by(&self, writer: &str, seq: u64) -> Result<(ControlSeq, WallNanos), Problem> {
         let unreadable = |e: &dyn std::error::Error| {
             Problem::new(4006, format!("the ledger cannot be read: {e}")).help("custody ledger verify")
         };
@@ -113,6 +122,6 @@ impl Session {
         let reader = Reader::new(FileDisk::new(self.engine.settings.ledger()));
         let (entries, _) = reader.tail(&id, Position::default()).map_err(|e| unreadable(&e))?;
         let entry = entries.iter().find(|e| e.seq.0 == seq);
-        entry.map(|e| e.entry.control_seq).ok_or_else(missing)
+        entry.map(|e| (e.entry.control_seq, e.entry.wall)).ok_or_else(missing)
     }
 }

@@ -104,6 +104,9 @@ impl Session {
             hash: crate::hash_text(&prepared.definition.sql),
         };
         let mut intent = self.intent_entry(&request, &statement, &plan)?;
+        if prepared.recorded.is_none() {
+            Self::unexpired(&statement.pinned, &intent)?;
+        }
         intent.verb = Verb::Publish;
         intent.reference = Some(run);
         intent.targets = targets(&statement.pinned, plan.uses());

@@ -216,6 +216,7 @@ impl Session {
         };
         let request = ReadRequest::sql("times of added files");
         let mut intent = self.intent_entry(&request, &statement, &plan)?;
+        Self::unexpired(&statement.pinned, &intent)?;
         intent.verb = Verb::Publish;
         intent.reference = Some(run);
         intent.targets = targets(&statement.pinned, plan.uses());

@@ -309,6 +309,9 @@ fn check_recordable(payload: &Payload) -> Result<(), EncodeError> {
             | CatalogChange::Model(_),
         )
         | Payload::PolicyBundle(_)
+        | Payload::AccessGrant(_)
+        | Payload::AccessRequest(_)
+        | Payload::AccessReview(_)
         | Payload::Run(_)
         | Payload::Asserted(_)
         | Payload::ReadIntent(_)

@@ -14,13 +14,13 @@ use super::{
 };
 use arrow_schema::DataType;
 use custody_model::{
-    Actor, AdminRecord, AttributeChange, Authentication, BlobRef, BypassRecord, CatalogChange, Class, ClassLabel,
-    ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind, DatasetName, Denied, DraftRecord, Durability,
-    EntryId, ErasureRecord, ExpectationResult, FieldId, FileDigest, Hash, HeadRecord, InputRef, KeyRecord, Kind,
-    Lineage, LineageRecord, Measure, ModelRecord, OpenIntent, Outcome, Payload, PolicyBundleRecord, Principal, Publish,
-    Purpose, ReadIntent, ReadOutcome, Reason, Relabelled, RoleSet, RunRecord, RunState, Rung, ScanFact, ScannedFile,
-    SealedBox, Seq, SourceKind, SourceSnapshot, StatusRecord, Target, TargetColumn, TokenRecord, Verb, ViewRecord,
-    WallNanos, WriterEvent, WriterId,
+    AccessGrant, AccessRequest, AccessReview, Actor, AdminRecord, AttributeChange, Authentication, BlobRef,
+    BypassRecord, CatalogChange, Class, ClassLabel, ColumnDef, ControlSeq, DatasetDefinition, DatasetId, DatasetKind,
+    DatasetName, Denied, DraftRecord, Durability, EntryId, ErasureRecord, ExpectationResult, FieldId, FileDigest, Hash,
+    HeadRecord, InputRef, KeyRecord, Kind, Lineage, LineageRecord, Measure, ModelRecord, OpenIntent, Outcome, Payload,
+    PolicyBundleRecord, Principal, Publish, Purpose, ReadIntent, ReadOutcome, Reason, Relabelled, RoleSet, RunRecord,
+    RunState, Rung, ScanFact, ScannedFile, SealedBox, Seq, SourceKind, SourceSnapshot, StatusRecord, Target,
+    TargetColumn, TokenRecord, Verb, Verdict, ViewRecord, WallNanos, WriterEvent, WriterId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -421,6 +421,7 @@ codes! {
     Authentication { Local = 1, Impersonated = 2, Token = 3, Engine = 4 }
     DatasetKind { Source = 1, FeatureView = 2, TrainingSet = 3, View = 4, External = 5, System = 6 }
     SourceKind { Delta = 1, Parquet = 2, Csv = 3, Json = 4 }
+    Verdict { Denied = 1, Revoked = 2 }
     RunState { Started = 1, Written = 2, Ended = 3, Failed = 4 }
 }
 
@@ -523,6 +524,9 @@ record! {
     HeadRecord { 0 writer, 1 incarnation, 2 size, 3 root, 4 frame }
     OpenIntent { 0 intent, 1 seq, 2 granted_bytes }
     ErasureRecord { 0 subject, 1 keys, 2 approvers, 3 because }
+    AccessRequest { 0 dataset, 1 columns, 2 rung, 3 purpose, 4 seconds, 5 because }
+    AccessGrant { 0 request, 1 principal, 2 dataset, 3 columns, 4 rung, 5 purpose, 6 expires, 7 because }
+    AccessReview { 0 of, 1 verdict, 2 because }
 }
 
 impl Wire for Lineage {
@@ -666,6 +670,9 @@ pub(super) fn payload_value(payload: &Payload) -> Value {
     match payload {
         Payload::CatalogChange(p) => p.value(),
         Payload::PolicyBundle(p) => p.value(),
+        Payload::AccessGrant(p) => p.value(),
+        Payload::AccessRequest(p) => p.value(),
+        Payload::AccessReview(p) => p.value(),
         Payload::Run(p) => p.value(),
         Payload::Lineage(p) => p.value(),
         Payload::Asserted(p) => p.value(),
@@ -688,6 +695,9 @@ pub(super) fn read_payload(kind: Kind, value: Value) -> Result<Payload, Unexpect
     Ok(match kind {
         Kind::CatalogChange => Payload::CatalogChange(Wire::read(value)?),
         Kind::PolicyBundle => Payload::PolicyBundle(Wire::read(value)?),
+        Kind::AccessGrant => Payload::AccessGrant(Wire::read(value)?),
+        Kind::AccessRequest => Payload::AccessRequest(Wire::read(value)?),
+        Kind::AccessReview => Payload::AccessReview(Wire::read(value)?),
         Kind::Run => Payload::Run(Wire::read(value)?),
         Kind::Lineage if is_asserted(&value) => Payload::Asserted(Wire::read(value)?),
         Kind::Lineage => Payload::Lineage(Wire::read(value)?),

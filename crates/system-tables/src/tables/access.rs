@@ -46,7 +46,12 @@ pub(crate) fn touched(entry: &Entry) -> Vec<Touched<'_>> {
             made_at: ControlSeq(0),
             target: None,
         }),
+        Payload::AccessGrant(given) => {
+            Some(Touched { dataset: given.dataset, version: None, made_at: ControlSeq(0), target: None })
+        }
         Payload::PolicyBundle(_)
+        | Payload::AccessRequest(_)
+        | Payload::AccessReview(_)
         | Payload::Run(_)
         | Payload::Lineage(_)
         | Payload::ReadIntent(_)
