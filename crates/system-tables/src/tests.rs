@@ -599,7 +599,9 @@ fn numbers_of_columns_are_frozen() {
         system.metrics.slo 1729+4
         system.quality.profiles 1793+12
         system.quality.profile_cells 1857+8
-        system.quality.drift 1921+8"#]]
+        system.quality.drift 1921+8
+        system.access.requests 1985+13
+        system.access.grants 2049+13"#]]
     .assert_eq(&first.join("\n"));
 }
 
