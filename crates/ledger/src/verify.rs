@@ -583,6 +583,8 @@ fn mirror_notes(files: &dyn Source, log: &Log) -> Result<Vec<String>, String> {
 }
 
 #[cfg(test)]
+pub(crate) use anchor::bundle as anchor_bundle;
+#[cfg(test)]
 pub(crate) use tests::has_python;
 
 #[cfg(test)]

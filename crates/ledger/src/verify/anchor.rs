@@ -297,7 +297,7 @@ fn path(of: &str, number: u64, part: usize) -> String {
 }
 
 /// u16 length, then the leaf, again and again.
-fn bundle(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn bundle(bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (mut at, mut leaves) = (0, vec![]);
     while at < bytes.len() {
         let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
