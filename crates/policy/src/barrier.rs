@@ -142,7 +142,8 @@ impl Barrier {
     pub fn positions(&self) -> Result<Vec<usize>> {
         self.schema
             .iter()
-            .map(|(qualifier, field)| match position(self.input.schema(), qualifier, field) {
+            .enumerate()
+            .map(|(near, (qualifier, field))| match position(self.input.schema(), near, qualifier, field) {
                 Some(i) => Ok(i),
                 None => internal_err!("barrier of `{}`: column `{}` left its input", self.at, field.name()),
             })
@@ -151,10 +152,14 @@ impl Barrier {
 
     /// The same barrier over another input: its own fields that are still there, and no others.
     pub fn over(&self, input: LogicalPlan) -> Result<Self> {
+        // Every rule of the optimizer puts every node anew over what is mostly the same.
+        if enforce!("barrier.schema", true) && Arc::ptr_eq(input.schema(), self.input.schema()) {
+            return Ok(Self { input: Arc::new(input), ..self.clone() });
+        }
         let mut fields = vec![];
         let mut columns = vec![];
-        for ((qualifier, field), id) in self.schema.iter().zip(&self.fields) {
-            if let Some(i) = position(input.schema(), qualifier, field) {
+        for (near, ((qualifier, field), id)) in self.schema.iter().zip(&self.fields).enumerate() {
+            if let Some(i) = position(input.schema(), near, qualifier, field) {
                 let below = input.schema().field(i);
                 fields.push(*id);
                 columns.push((qualifier.cloned(), with_nullability(below, field.is_nullable() || below.is_nullable())));
@@ -191,8 +196,13 @@ impl Barrier {
     }
 }
 
-fn position(schema: &DFSchema, qualifier: Option<&TableReference>, field: &Field) -> Option<usize> {
-    schema.iter().position(|(q, f)| q == qualifier && f.name() == field.name())
+/// Where a column is in a schema; most are where they were, `near`. A schema has a qualified name once.
+fn position(schema: &DFSchema, near: usize, qualifier: Option<&TableReference>, field: &Field) -> Option<usize> {
+    let is = |(q, f): (Option<&TableReference>, &FieldRef)| q == qualifier && f.name() == field.name();
+    if near < schema.fields().len() && is(schema.qualified_field(near)) {
+        return Some(near);
+    }
+    schema.iter().position(is)
 }
 
 fn with_nullability(field: &FieldRef, nullable: bool) -> FieldRef {
