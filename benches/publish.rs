@@ -2,7 +2,7 @@
 //! views cost.
 //!
 //! ```text
-//! cargo bench --bench custody -- publish [ROWS]     default: 4,000,000 rows
+//! cargo bench --bench custody -- publish [ROWS] [PART…]     default: 4,000,000 rows, every part
 //! ```
 //!
 //! | part | ours | beside it |
@@ -46,13 +46,24 @@ const ROUNDS: usize = 3;
 
 pub(crate) fn main(arguments: &[String]) {
     let rows = arguments.first().map_or(4_000_000, |n| n.parse().expect("a number of rows"));
+    let asked = |part: &str| arguments.len() < 2 || arguments[1..].iter().any(|a| a == part);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        versions().await;
-        plan().await;
-        stream(rows).await;
-        publish(rows).await;
-        memory().await;
+        if asked("versions") {
+            versions().await;
+        }
+        if asked("plan") {
+            plan().await;
+        }
+        if asked("stream") {
+            stream(rows).await;
+        }
+        if asked("publish") {
+            publish(rows).await;
+        }
+        if asked("memory") {
+            memory().await;
+        }
     });
 }
 

@@ -109,6 +109,47 @@ fn what_fails_publishes_nothing_and_a_warning_publishes_all() {
     assert_eq!(number(&world.run(&["--format", "csv", "sql", "-c", text]).code(0)), 0);
 }
 
+/// What a source promises is asked of its snapshot before anything is computed of it, as whoever publishes.
+#[test]
+fn a_source_that_breaks_its_promise_is_published_from_no_more() {
+    let world = World::fresh();
+    let file = world.project().join("sources/clinic.sql");
+    let declared = fs::read_to_string(&file).unwrap();
+    let labs = declared.find("CREATE SOURCE raw.labs").unwrap();
+    let owner = labs + declared[labs..].find("  OWNER").unwrap();
+    let promising = |clauses: &str| {
+        let mut text = declared.clone();
+        text.insert_str(owner, &format!("  {clauses}\n"));
+        fs::write(&file, text).unwrap();
+        world.run(&["publish", "-m", "labs", "-s", "lab_trend"])
+    };
+    let broken = promising("EXPECT value < 10 ON VIOLATION FAIL EXPECT id > 0 ON VIOLATION FAIL");
+    assert_eq!(broken.code, 1, "{}", broken.err);
+    for told in ["C1147", "`raw.labs@1` does not hold", "rows break `value < 10`"] {
+        assert!(broken.err.contains(told), "{told}: {}", broken.err);
+    }
+    assert!(!broken.err.contains("`id > 0`"), "{}", broken.err);
+    world.run(&["sql", "-c", "SELECT * FROM features.lab_trend"]).code(6);
+    world.run(&["run", "-s", "lab_trend"]).code(1);
+    assert_eq!(promising("EXPECT UNIQUE (test) ON VIOLATION FAIL").code, 1);
+    for (wrong, code) in [
+        ("EXPECT value < 10 ON VIOLATION QUARANTINE", "C1124"),
+        ("EXPECT value ON VIOLATION FAIL", "C1145"),
+        ("EXPECT UNIQUE (nothing) ON VIOLATION FAIL", "C1146"),
+    ] {
+        let refused = promising(wrong);
+        assert!(refused.code == 1 && refused.err.contains(code), "{wrong}: {}", refused.err);
+    }
+    let warned = promising(
+        "EXPECT value < 10 ON VIOLATION WARN EXPECT UNIQUE (id, ts, test, value, loaded_at) ON VIOLATION WARN EXPECT value > -1 ON VIOLATION FAIL",
+    );
+    assert!(warned.err.contains("warning: raw.labs: ") && warned.err.contains("break `value < 10`"), "{}", warned.err);
+    warned.code(0);
+    // The questions are reads, and recorded as such.
+    let asked = "SELECT count(*) AS n FROM system.access.audit WHERE dataset = 'raw.labs' AND action = 'read'";
+    assert!(number(&world.run(&["--format", "csv", "sql", "-c", asked]).code(0)) >= 3);
+}
+
 /// A draft leaves out what goes to quarantine; its publish computes again rather than lose those rows. Partitions decide nothing.
 #[test]
 fn a_draft_never_hides_what_its_publish_sets_aside() {

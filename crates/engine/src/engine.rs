@@ -21,8 +21,8 @@ use chrono::DateTime;
 use custody_catalog::Catalog;
 use custody_dialect::{AsOfRelations, Relations};
 use custody_model::{
-    AdminRecord, CatalogChange, ControlSeq, DatasetDefinition, DatasetName, Declassification, FieldId, Hash, Outcome,
-    Payload, Problem, Subject, TableVersion, Verb,
+    AdminRecord, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetName, Declassification, FieldId, Hash,
+    Outcome, Payload, Principal, Problem, Subject, TableVersion, Verb,
 };
 use custody_policy::{Bundle, Decisions, Tables};
 use custody_store::{Place, SourceFiles, VersionTable, Warehouse};
@@ -40,6 +40,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 use std::{
+    collections::BTreeSet,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
@@ -54,6 +55,8 @@ pub struct Engine {
     pub(crate) decisions: Decisions,
     pub(crate) visible: Arc<barrier::Visible>,
     pub(crate) system: Mutex<SystemState>,
+    /// Snapshots of sources that were found to hold what they promise, by who asked.
+    pub(crate) kept_promises: Mutex<BTreeSet<(Principal, DatasetId, ControlSeq)>>,
     /// Reads of which something has left, counted where it leaves: what the ledger's entries are held against.
     pub(crate) reads_released: AtomicU64,
     folded: Mutex<Folded>,
@@ -117,6 +120,7 @@ impl Engine {
         let engine = Arc::new(Self {
             keys: Arc::new(Keys::open(&settings.keys())?),
             system: Mutex::new(SystemState::new(&settings.ledger())?),
+            kept_promises: Mutex::default(),
             reads_released: AtomicU64::new(0),
             base,
             folded: Mutex::new(Folded { catalog: Arc::new(Catalog::new()), bundle: None, known: Arc::default() }),

@@ -72,6 +72,30 @@ pub(crate) fn ready(
         .collect()
 }
 
+/// Refuses what a source cannot be asked.
+pub(crate) fn over_source(
+    expectations: &[Expectation],
+    state: &SessionState,
+    definition: &DatasetDefinition,
+) -> Result<(), Problem> {
+    let schema = crate::schema_of(definition);
+    for e in expectations {
+        match &e.check {
+            Check::Expr(expr) => row_check(expr, e, state, &schema).map(drop)?,
+            Check::Unique(columns) => columns.iter().try_for_each(|c| present(&c.value, e, definition))?,
+        }
+    }
+    Ok(())
+}
+
+fn present(name: &str, e: &Expectation, definition: &DatasetDefinition) -> Result<(), Problem> {
+    match definition.column_named(name) {
+        Some(_) => Ok(()),
+        None => Err(Problem::new(1146, format!("`{name}` is not a column of `{}`", definition.name))
+            .label(e.place.label("in this expectation"))),
+    }
+}
+
 fn logical(expr: &ast::Expr, e: &Expectation, state: &SessionState, schema: &DFSchema) -> Result<Expr, Problem> {
     let here = |p: Problem| if p.labels.is_empty() { p.label(e.place.label("in this expectation")) } else { p };
     if let Some(dropped) = dropped_calls(state, &e.functions) {
@@ -120,10 +144,7 @@ fn unique_check(names: &[&str], e: &Expectation, definition: &DatasetDefinition)
     let wanted: BTreeSet<&str> = names.iter().copied().collect();
     let order = published_order(definition);
     let first: BTreeSet<&str> = order.iter().take(wanted.len()).map(|i| definition.columns[*i].name.as_str()).collect();
-    if let Some(missing) = names.iter().find(|name| definition.column_named(name).is_none()) {
-        return Err(Problem::new(1146, format!("`{missing}` is not a column of `{}`", definition.name))
-            .label(e.place.label("in this expectation")));
-    }
+    names.iter().try_for_each(|name| present(name, e, definition))?;
     if first != wanted {
         let whole: Vec<&str> = order.iter().map(|i| definition.columns[*i].name.as_str()).collect();
         return Err(Problem::new(1146, format!("`UNIQUE ({})` cannot be checked in one pass", names.join(", ")))

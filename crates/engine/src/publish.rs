@@ -21,6 +21,7 @@ mod incremental;
 mod local;
 mod prepare;
 mod record;
+mod sources;
 mod view;
 
 use crate::{

@@ -48,26 +48,42 @@ impl Hasher for Spread {
 type Fast<K> = HashMap<K, u64, BuildHasherDefault<Spread>>;
 
 /// The smallest hashes of the values seen.
-#[derive(Default)]
-struct Distinct(BTreeSet<u64>);
+struct Distinct {
+    least: BTreeSet<u64>,
+    /// Hashes from here on are among the smallest no more.
+    end: u64,
+}
+
+impl Default for Distinct {
+    fn default() -> Self {
+        Self { least: BTreeSet::new(), end: u64::MAX }
+    }
+}
 
 impl Distinct {
+    /// For rows that come beside those already seen.
+    fn beside(&self) -> Self {
+        Self { least: BTreeSet::new(), end: self.end }
+    }
+
     fn add(&mut self, hash: u64) {
-        let full = self.0.len() >= LEAST_HASHES;
-        if full && self.0.last().is_some_and(|most| hash >= *most) {
+        if hash >= self.end || !self.least.insert(hash) {
             return;
         }
-        if self.0.insert(hash) && full {
-            self.0.pop_last();
+        if self.least.len() > LEAST_HASHES {
+            self.least.pop_last();
+        }
+        if self.least.len() == LEAST_HASHES {
+            self.end = self.least.last().map_or(self.end, |most| self.end.min(*most));
         }
     }
 
     fn estimate(&self) -> u64 {
-        match self.0.last() {
-            Some(most) if self.0.len() >= LEAST_HASHES && *most > 0 => {
+        match self.least.last() {
+            Some(most) if self.least.len() >= LEAST_HASHES && *most > 0 => {
                 ((LEAST_HASHES as f64 - 1.0) / (*most as f64 / u64::MAX as f64)).round() as u64
             }
-            _ => self.0.len() as u64,
+            _ => self.least.len() as u64,
         }
     }
 }
@@ -97,14 +113,25 @@ impl Ordered {
         if self.shift == 0 {
             self.rows.keys().for_each(|key| self.distinct.add(mixed(*key)));
         }
-        while self.rows.len() > WORKING_CELLS {
-            self.widen_to(self.shift + 1);
+        // Two neighbours become one cell once no bit in which they differ is left.
+        let mut keys: Vec<u64> = self.rows.keys().copied().collect();
+        keys.sort_unstable();
+        let mut apart = [0_usize; 64];
+        for pair in keys.windows(2) {
+            let [a, b] = pair else { continue };
+            apart[(a ^ b).checked_ilog2().unwrap_or(0) as usize] += 1;
         }
+        let (mut cells, mut by) = (keys.len(), 0);
+        while cells > WORKING_CELLS {
+            cells -= apart[by as usize];
+            by += 1;
+        }
+        self.widen_to(self.shift + by);
     }
 
     fn widen_to(&mut self, shift: u32) {
         let by = shift - self.shift;
-        let mut wide = Fast::default();
+        let mut wide = Fast::with_capacity_and_hasher(WORKING_CELLS + 1, BuildHasherDefault::default());
         for (cell, n) in self.rows.drain() {
             *wide.entry(cell >> by).or_insert(0) += n;
         }
@@ -126,7 +153,7 @@ impl Ordered {
             (a, b) if a > b => other.widen_to(a),
             _ => {}
         }
-        other.distinct.0.into_iter().for_each(|hash| self.distinct.add(hash));
+        other.distinct.least.into_iter().for_each(|hash| self.distinct.add(hash));
         for (cell, n) in other.rows {
             *self.rows.entry(cell).or_insert(0) += n;
         }
@@ -175,7 +202,7 @@ impl Texts {
             self.hash();
             let ours = self.hashed.iter_mut().flatten();
             ours.zip(theirs).for_each(|(ours, theirs)| *ours += theirs);
-            other.distinct.0.into_iter().for_each(|hash| self.distinct.add(hash));
+            other.distinct.least.into_iter().for_each(|hash| self.distinct.add(hash));
         }
         other.known.iter().for_each(|(text, rows)| self.add(text, *rows));
     }
@@ -214,6 +241,25 @@ impl Profiler {
             _ => Counting::Nothing,
         };
         Self { rows: 0, columns: schema.fields().iter().map(|f| (0, counting(f.data_type()))).collect() }
+    }
+
+    /// For rows beside those counted here, to be merged into it: cells are as wide from the start as they will be in the
+    /// end at least.
+    pub(crate) fn beside(&self) -> Self {
+        let counting = |counting: &Counting| match counting {
+            Counting::Ordered { cells, sum } => Counting::Ordered {
+                cells: Ordered { shift: cells.shift, rows: Fast::default(), distinct: cells.distinct.beside() },
+                sum: sum.map(|_| 0.0),
+            },
+            Counting::Text(texts) => {
+                let distinct = texts.distinct.beside();
+                let hashed = texts.hashed.as_ref().map(|_| vec![0; HASHED_CELLS]);
+                Counting::Text(Texts { known: Fast::default(), hashed, distinct })
+            }
+            Counting::Boolean(_) => Counting::Boolean([0, 0]),
+            Counting::Nothing => Counting::Nothing,
+        };
+        Self { rows: 0, columns: self.columns.iter().map(|(_, c)| (0, counting(c))).collect() }
     }
 
     /// Counts rows; columns are those of the schema.
@@ -472,6 +518,13 @@ mod tests {
     fn a_profile_is_the_same_however_rows_are_divided_and_ordered() {
         let parts: Vec<RecordBatch> = (0..12).map(|seed| rows(seed, [10, 700, 5_000][seed as usize % 3])).collect();
         let whole = without_means(counted(&parts).finish());
+        let mut beside = counted(&parts[..1]);
+        for rows in &parts[1..] {
+            let mut next = beside.beside();
+            next.add(rows);
+            beside.merge(next);
+        }
+        assert_eq!(without_means(beside.finish()), whole);
         let backwards = without_means(counted(parts.iter().rev()).finish());
         assert_eq!(whole, backwards);
         for cut in [1, 4, 11] {

@@ -47,7 +47,10 @@ use parquet::{
 use serde_json::{Map, Value, json};
 use sha3::{Digest, Sha3_256};
 use std::{collections::VecDeque, sync::Arc};
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::mpsc::{Sender, channel},
+    task::JoinHandle,
+};
 
 /// Rows in a batch given to the encoder.
 const BATCH_ROWS: usize = 8_192;
@@ -379,7 +382,7 @@ impl Staging {
         if self.hashing.len() >= 2 {
             self.await_hash().await?;
         }
-        let counting = self.profiler.is_some().then(|| Profiler::new(&self.shape.schema));
+        let counting = self.profiler.as_ref().map(Profiler::beside);
         self.hashing.push_back(tokio::task::spawn_blocking(move || {
             let counted = counting.map(|mut profiler| {
                 block.rows().iter().for_each(|rows| profiler.add(rows));
@@ -610,11 +613,12 @@ fn delta_value(value: &ScalarValue) -> Option<Value> {
     }
 }
 
-/// Bytes on their way to an object, with their digest.
+/// Bytes on their way to an object, with their digest, which is taken on another core.
 struct Sink {
     path: ObjectPath,
     upload: Option<WriteMultipart>,
-    sha3: Sha3_256,
+    hashing: Sender<Bytes>,
+    sha3: JoinHandle<Hash>,
     bytes: u64,
 }
 
@@ -623,13 +627,21 @@ impl Sink {
         let path = warehouse.file(place, file);
         let upload = warehouse.store().put_multipart(&path).await.map_err(|e| StoreError::io("writing", &path, e))?;
         let upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        Ok(Self { path, upload: Some(upload), sha3: Sha3_256::new(), bytes: 0 })
+        let (hashing, mut parts) = channel::<Bytes>(4);
+        let sha3 = tokio::task::spawn_blocking(move || {
+            let mut sha3 = Sha3_256::new();
+            while let Some(part) = parts.blocking_recv() {
+                sha3.update(&part);
+            }
+            Hash(sha3.finalize().into())
+        });
+        Ok(Self { path, upload: Some(upload), hashing, sha3, bytes: 0 })
     }
 
     async fn put(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let upload = self.upload.as_mut().ok_or_else(|| StoreError::io("writing", &self.path, "the file is closed"))?;
         self.bytes += bytes.len() as u64;
-        self.sha3.update(&bytes);
+        self.hashing.send(bytes.clone()).await.map_err(|e| StoreError::io("hashing", &self.path, e))?;
         upload.wait_for_capacity(2).await.map_err(|e| StoreError::io("writing", &self.path, e))?;
         upload.put(bytes);
         Ok(())
@@ -638,7 +650,9 @@ impl Sink {
     /// Synced and named.
     async fn close(mut self) -> Result<(u64, Hash), StoreError> {
         self.end().await?;
-        Ok((self.bytes, Hash(self.sha3.finalize().into())))
+        drop(self.hashing);
+        let sha3 = self.sha3.await.map_err(|e| StoreError::io("hashing", &self.path, e))?;
+        Ok((self.bytes, sha3))
     }
 
     async fn end(&mut self) -> Result<(), StoreError> {

@@ -84,6 +84,9 @@ impl Session {
         run: EntryId,
         tell: &(dyn Fn(Event) + Send + Sync),
     ) -> Result<Wrote, Problem> {
+        if prepared.recorded.is_none() {
+            self.ask_sources(&prepared.pinned, tell).await?;
+        }
         let began = Instant::now();
         let (drafted, pinned) = match self.part(prepared, run, tell).await? {
             Some(part) => (part.drafted, part.pinned),

@@ -250,15 +250,6 @@ pub(super) fn exact_sources(name: &DatasetName, lineage: &Lineage) -> Result<(),
     Err(Problem::new(1122, format!("lineage of `{name}` is not exact: {nodes} is not understood")))
 }
 
-pub(super) fn unsupported(clauses: &custody_dialect::Clauses) -> Result<(), Problem> {
-    if let Some(e) = clauses.expectations.first() {
-        return Err(Problem::new(1124, "EXPECT is not supported on a source")
-            .help("write it in the view that reads the source")
-            .label(e.place.label("here")));
-    }
-    Ok(())
-}
-
 /// A version may be read for no purpose that one of its inputs excludes.
 pub(super) fn purposes(
     name: &DatasetName,

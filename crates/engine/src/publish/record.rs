@@ -4,7 +4,7 @@ use super::{
     Event,
     definition::{earlier_names, renamed},
     in_file,
-    prepare::unsupported,
+    sources::possible,
 };
 use crate::{
     pin::{not_found, present},
@@ -106,7 +106,6 @@ impl Session {
         known: Option<&Dataset>,
     ) -> Result<DatasetDefinition, Problem> {
         let def = &declared.def;
-        unsupported(&def.clauses)?;
         let catalog = self.engine.catalog();
         let id = known.map_or_else(|| catalog.new_dataset_id(&def.name.value), Dataset::id);
         let names: Vec<&str> = def.columns.iter().map(|c| c.name.as_str()).collect();
@@ -122,7 +121,10 @@ impl Session {
                 nullable: c.nullable,
             })
             .collect();
-        self.definition(DatasetKind::Source, id, &def.name.value, columns, &def.key, None, &def.clauses, &declared.text)
+        let (name, key, clauses) = (&def.name.value, &def.key, &def.clauses);
+        let definition = self.definition(DatasetKind::Source, id, name, columns, key, None, clauses, &declared.text)?;
+        possible(self, &def.clauses.expectations, &definition)?;
+        Ok(definition)
     }
 }
 
