@@ -254,3 +254,80 @@ async fn a_token_of_several_purposes_must_say_which() {
     client.channel.get_flight_info(ask(&client, Some("research"))).await.unwrap();
     assert_eq!(server.stop(), 0);
 }
+
+/// What a model is given is on record by prediction: which versions, how far from what it learned from, and what came of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn predictions_are_recorded_and_what_they_were_made_from_is_held_against_what_the_model_learned() {
+    let world = World::published();
+    world.run(&["train-set", "build", "training.mortality", "-m", "first model"]).code(0);
+    let artifact = world.beside("model.bin").to_str().unwrap().to_string();
+    let receipt = world.beside("model.dsse").to_str().unwrap().to_string();
+    fs::write(&artifact, "coefficients").unwrap();
+    let register = ["model", "register", "mortality", "--training-set", "training.mortality@1"];
+    world.run(&[&register[..], &["--artifact", &artifact, "--receipt", &receipt, "-m", "first"]].concat()).code(0);
+    let view = world.project().join("features/lab_trend.sql");
+    let text = fs::read_to_string(&view).unwrap();
+    // Its owner is whoever publishes now, and sees who reads it.
+    let text = text.replace("  OWNER hepatology\n", "");
+    let text = text.replace("avg(value) FILTER (WHERE test = 'hdl')", "3 * avg(value) FILTER (WHERE test = 'hdl')");
+    fs::write(&view, text).unwrap();
+    fs::create_dir_all(world.project().join("raw/outcomes")).unwrap();
+    fs::write(
+        world.project().join("raw/outcomes/1.csv"),
+        "prediction_id,seen,died\np-1,2026-01-01T00:00:00Z,true\np-9,2026-01-01T00:00:00Z,false\n",
+    )
+    .unwrap();
+    fs::write(
+        world.project().join("sources/outcomes.sql"),
+        "CREATE SOURCE outcomes.mortality (prediction_id VARCHAR NOT NULL, seen TIMESTAMP, died BOOLEAN) \
+         FROM CSV 'raw/outcomes' ENTITY prediction (prediction_id) EVENT TIME seen;",
+    )
+    .unwrap();
+    world.run(&["publish", "-m", "another unit"]).code(0);
+
+    let model = ["--attr", "region=eu", "--kind", "service", "--model", "mortality@1"];
+    let token = world.token("scorer", "research", "research", &model);
+    let server = Server::start(&world);
+    let mut client = Client::connect(&server, &token).await;
+    for (id, text) in [
+        ("p-1", "SELECT * FROM features.lab_trend VERSION 1"),
+        ("p-2", "SELECT id, hdl_mean_2y FROM features.lab_trend"),
+        ("p-3", "SELECT id, hdl_mean_2y FROM features.lab_trend"),
+    ] {
+        let ticket = client.ticket(text).await;
+        let mut ticket = client.request(ticket);
+        ticket.metadata_mut().insert("x-prediction", id.parse().unwrap());
+        let answer = client.channel.do_get(ticket).await.unwrap().into_inner();
+        let rows: Vec<_> =
+            FlightRecordBatchStream::new_from_flight_data(answer.map_err(Into::into)).try_collect().await.unwrap();
+        assert!(!rows.is_empty());
+    }
+    let ticket = client.ticket("SELECT id FROM features.lab_trend").await;
+    let mut wrong = client.request(ticket);
+    wrong.metadata_mut().insert("x-prediction", "of Ann Smith".parse().unwrap());
+    let refused = client.channel.do_get(wrong).await.unwrap_err();
+    assert!(refused.message().starts_with("C1158"), "{refused}");
+    server.stop();
+
+    let csv = |who: &[&str], text: &str| world.run(&[who, &["--format", "csv", "sql", "-c", text]].concat()).code(0);
+    let all = "SELECT prediction_id, model, model_version, dataset, dataset_version FROM system.ml.predictions ORDER BY prediction_id";
+    assert_eq!(
+        world.sql("auditor", all),
+        "prediction_id,model,model_version,dataset,dataset_version\np-1,mortality,1,features.lab_trend,1\n\
+         p-2,mortality,1,features.lab_trend,2\np-3,mortality,1,features.lab_trend,2\n"
+    );
+    // Nobody else learns who was predicted about.
+    assert_eq!(world.sql("researcher", "SELECT prediction_id FROM system.ml.predictions"), "prediction_id\n");
+    let drift = "SELECT model, feature, dataset_version, predictions, psi > 0.2 AS apart, state FROM system.ml.drift \
+                 WHERE feature = 'hdl_mean_2y' ORDER BY dataset_version";
+    assert_eq!(world.sql("researcher", drift), "model,feature,dataset_version,predictions,apart,state\n");
+    let told = csv(&[], drift);
+    assert!(told.contains("mortality,hdl_mean_2y,2,2,true,apart\n"), "{told}");
+    // A prediction at the desk, and what came of the others.
+    world.run(&["sql", "--prediction", "p-4", "-c", "SELECT id FROM features.lab_trend LIMIT 1"]).code(0);
+    world.run(&["sql", "--prediction", "", "-c", "SELECT id FROM features.lab_trend LIMIT 1"]).code(1);
+    let came = "SELECT p.prediction_id, p.model, o.died FROM system.ml.predictions AS p \
+                LEFT JOIN outcomes.mortality AS o ON o.prediction_id = p.prediction_id ORDER BY p.prediction_id";
+    let came = csv(&[], came);
+    assert!(came.contains("p-1,mortality,true\n") && came.contains("p-4,,\n"), "{came}");
+}

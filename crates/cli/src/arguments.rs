@@ -242,6 +242,9 @@ pub(crate) struct SqlArgs {
     /// A file with one statement; `-`: standard input.
     #[arg(short, long)]
     pub(crate) file: Option<PathBuf>,
+    /// The id of the prediction that the rows are for: recorded with the read.
+    #[arg(long, value_name = "ID")]
+    pub(crate) prediction: Option<String>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -377,6 +380,9 @@ pub(crate) enum TokenCommand {
         /// Further purposes beside `--purpose`.
         #[arg(long)]
         also: Vec<String>,
+        /// The model that asks, `mortality@1`.
+        #[arg(long, value_name = "MODEL@VERSION")]
+        model: Option<String>,
         /// The server it is for; default: the project's name.
         #[arg(long)]
         audience: Option<String>,

@@ -19,7 +19,7 @@ use crate::{
 };
 use chrono::DateTime;
 use custody_catalog::Catalog;
-use custody_dialect::{AsOfRelations, Relations};
+use custody_dialect::{AsOfRelations, Expectation, Relations};
 use custody_model::{
     AdminRecord, CatalogChange, ControlSeq, DatasetDefinition, DatasetId, DatasetName, Declassification, FieldId, Hash,
     Outcome, Payload, Principal, Problem, Subject, TableVersion, Verb,
@@ -40,7 +40,7 @@ use datafusion::{
     prelude::SessionConfig,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
@@ -56,7 +56,9 @@ pub struct Engine {
     pub(crate) visible: Arc<barrier::Visible>,
     pub(crate) system: Mutex<SystemState>,
     /// Snapshots of sources that were found to hold what they promise, by who asked.
-    pub(crate) kept_promises: Mutex<BTreeSet<(Principal, DatasetId, ControlSeq)>>,
+    pub(crate) kept_promises: Mutex<BTreeSet<(Principal, DatasetId, ControlSeq, Hash)>>,
+    /// What the sources of the project at hand promise now: their recorded declaration is that of their newest snapshot.
+    pub(crate) promised: Mutex<BTreeMap<DatasetName, Vec<Expectation>>>,
     /// Reads of which something has left, counted where it leaves: what the ledger's entries are held against.
     pub(crate) reads_released: AtomicU64,
     folded: Mutex<Folded>,
@@ -121,6 +123,7 @@ impl Engine {
             keys: Arc::new(Keys::open(&settings.keys())?),
             system: Mutex::new(SystemState::new(&settings.ledger())?),
             kept_promises: Mutex::default(),
+            promised: Mutex::default(),
             reads_released: AtomicU64::new(0),
             base,
             folded: Mutex::new(Folded { catalog: Arc::new(Catalog::new()), bundle: None, known: Arc::default() }),
@@ -137,7 +140,7 @@ impl Engine {
 
     /// What a subject may do here.
     pub fn session(self: &Arc<Self>, subject: Subject) -> Session {
-        Session { engine: Arc::clone(self), subject: Arc::new(subject), then: None }
+        Session { engine: Arc::clone(self), subject: Arc::new(subject), then: None, prediction: None }
     }
 
     /// The settings it was opened with.

@@ -115,7 +115,7 @@ impl Session {
             lineage_hash: plan.map(|p| custody_ledger::lineage_hash(p.lineage())),
             plan: plan.map_or(Hash::default(), GovernedPlan::fingerprint),
             granted_bytes,
-            prediction: None,
+            prediction: self.prediction.as_deref().map(String::from),
         })
     }
 

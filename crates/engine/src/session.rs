@@ -14,6 +14,8 @@ pub struct Session {
     pub(crate) engine: Arc<Engine>,
     pub(crate) subject: Arc<Subject>,
     pub(crate) then: Option<Arc<Then>>,
+    /// What its reads are for.
+    pub(crate) prediction: Option<Arc<str>>,
 }
 
 /// What a recorded act was decided by.
@@ -131,6 +133,17 @@ impl Session {
     /// Who this is.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// The same subject, whose reads are for one prediction: their entries say so.
+    pub fn for_prediction(mut self, id: &str) -> Result<Self, Problem> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b);
+        if id.is_empty() || id.len() > 128 || !id.bytes().all(plain) {
+            return Err(Problem::new(1158, "not a prediction's id")
+                .help("1 to 128 letters, digits and `-_.:/`; it is recorded in clear, so name no person by it"));
+        }
+        self.prediction = Some(id.into());
+        Ok(self)
     }
 
     /// The catalog that names are resolved in: the newest, or that of a recorded act.

@@ -146,6 +146,7 @@ impl Session {
             engine: Arc::clone(&self.engine),
             subject: Arc::new(subject),
             then: Some(Arc::new(Then { catalog, bundle, epoch, wall: entry.wall })),
+            prediction: None,
         })
     }
 

@@ -221,9 +221,12 @@ impl Authenticator {
             session: None,
             token: Some(claims.jti),
         });
-        match problem {
+        if let Some(problem) = problem {
+            return Err(session.refuse(verb, problem).await);
+        }
+        match metadata.get("x-prediction") {
             None => Ok(session),
-            Some(problem) => Err(session.refuse(verb, problem).await),
+            Some(id) => session.for_prediction(id.to_str().unwrap_or_default()),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     intern::Dictionaries,
     rows::Rows,
     schema::{CLOSURE, Table, system_table},
-    tables::{access, approvals, asserted, catalog, ledger, lineage, policy, quality},
+    tables::{access, approvals, asserted, catalog, ledger, lineage, ml, policy, quality},
 };
 use arrow::{array::RecordBatch, compute::concat_batches};
 use custody_catalog::Catalog;
@@ -98,6 +98,8 @@ impl Snapshot {
             Table::Drift => quality::drift(self, &gate, facts, &mut rows)?,
             Table::AccessRequests => approvals::requests(self, &gate, &mut rows)?,
             Table::AccessGrants => approvals::grants(self, &gate, &mut rows)?,
+            Table::Predictions => ml::predictions(self, &gate, &mut rows)?,
+            Table::ModelDrift => ml::drift(self, &gate, facts, &mut rows)?,
             Table::Expectations => quality::expectations(self, &gate, &mut rows)?,
         }
         rows.finish()

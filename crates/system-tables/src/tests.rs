@@ -601,7 +601,9 @@ fn numbers_of_columns_are_frozen() {
         system.quality.profile_cells 1857+8
         system.quality.drift 1921+8
         system.access.requests 1985+13
-        system.access.grants 2049+13"#]]
+        system.access.grants 2049+13
+        system.ml.predictions 2113+9
+        system.ml.drift 2177+12"#]]
     .assert_eq(&first.join("\n"));
 }
 

@@ -120,10 +120,18 @@ async fn decide(
     Ok(())
 }
 
+/// `mortality@1`.
+fn model_version(text: &str) -> Result<(String, u64), Problem> {
+    text.split_once('@')
+        .and_then(|(name, version)| Some((name.to_string(), version.parse().ok()?)))
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| Problem::new(2013, format!("`{text}` does not name a model's version")).help("mortality@1"))
+}
+
 pub(crate) async fn token(context: &Context, command: &TokenCommand, format: Option<Format>) -> Result<Done, Failed> {
     let (engine, session) = context.session().await?;
     let done = match command {
-        TokenCommand::Issue { principal, kind, role, attr, stage, also, audience, expires } => {
+        TokenCommand::Issue { principal, kind, role, attr, stage, also, model, audience, expires } => {
             let mut purposes: BTreeSet<String> = also.iter().cloned().collect();
             purposes.insert(session.subject().purpose.0.clone());
             let request = TokenRequest {
@@ -133,7 +141,7 @@ pub(crate) async fn token(context: &Context, command: &TokenCommand, format: Opt
                 attributes: attributes(attr)?,
                 purposes,
                 stage: stage.clone(),
-                model: None,
+                model: model.as_deref().map(model_version).transpose()?,
                 audience: audience.clone().unwrap_or_else(|| context.file.project.name.clone()),
                 seconds: duration(expires)?,
             };

@@ -18,7 +18,17 @@ pub(crate) async fn sql(context: &Context, args: &SqlArgs, format: Option<Format
         (None, None) => standard_input()?,
     };
     let request = ReadRequest::Sql { text: text.clone(), parameters: None, follows: None };
-    ask(context, request, vec![text], format, &args.output).await
+    let (engine, session) = context.session().await?;
+    let done = match &args.prediction {
+        Some(id) => match session.for_prediction(id) {
+            Ok(session) => answer(&session, request, format, &args.output).await,
+            Err(problem) => Err(problem),
+        },
+        None => answer(&session, request, format, &args.output).await,
+    };
+    context.close(&engine).await?;
+    done.map_err(|p| Failed::with(p, vec![text]))?;
+    Ok(Done::Well)
 }
 
 /// A file's text; `-`: standard input.

@@ -338,22 +338,31 @@ impl Index {
         let right = self.sides.right(batch)?;
         let side = &right.side;
         let (strict, number) = (self.sides.spec.strict, self.kept.len() as u32);
+        // In three passes, each over all rows: what one row waits for in memory, the next ones wait for at the same time.
+        let mut found: Vec<(u32, u32)> = Vec::with_capacity(side.batch.num_rows());
         for row in (0..side.batch.num_rows()).filter(|row| side.valid(*row)) {
-            let Some(group) = self.groups.get(side.keys.row(row).as_ref()) else { continue };
-            let (from, to) = (self.starts[*group as usize] as usize, self.starts[*group as usize + 1] as usize);
-            let time = side.time.value(row);
+            if let Some(group) = self.groups.get(side.keys.row(row).as_ref()) {
+                found.push((*group, row as u32));
+            }
+        }
+        for (at, row) in &mut found {
+            let (from, to) = (self.starts[*at as usize] as usize, self.starts[*at as usize + 1] as usize);
+            let time = side.time.value(*row as usize);
             let past = self.times[from..to].partition_point(|t| *t < time || (strict && *t == time));
-            if from + past == to {
+            *at = if from + past == to { NONE } else { (from + past) as u32 };
+        }
+        for (at, row) in found {
+            if at == NONE {
                 continue;
             }
-            let slot = &mut self.slots[from + past];
-            let rank = right.rank(row);
+            let slot = &mut self.slots[at as usize];
+            let rank = right.rank(row as usize);
             match if slot.batch == NONE { Ordering::Greater } else { rank.cmp(&slot.rank) } {
                 Ordering::Less => {}
                 Ordering::Equal => slot.tied = true,
                 Ordering::Greater => {
-                    *slot = Slot { rank, batch: number, row: row as u32, tied: false, fresh: true };
-                    self.touched.push((from + past) as u32);
+                    *slot = Slot { rank, batch: number, row, tied: false, fresh: true };
+                    self.touched.push(at);
                 }
             }
         }

@@ -46,6 +46,7 @@ impl Session {
                 _ => Err(not_found(name)),
             };
         }
+        self.engine.promise(name, &def.clauses.expectations);
         let newest = known.and_then(Dataset::newest).and_then(|v| v.snapshot().cloned());
         let previous = match &newest {
             Some(snapshot) => self.engine.recorder.get_blob(&snapshot.files)?,

@@ -5,11 +5,12 @@
 
 use super::Event;
 use crate::{
+    Engine,
     pin::PinnedTable,
     session::{ReadRequest, Session},
 };
 use custody_dialect::{Check, Expectation, OnViolation, Statement};
-use custody_model::{DatasetDefinition, DatasetKind, ExpectationResult, Problem, SourceText};
+use custody_model::{DatasetDefinition, DatasetKind, DatasetName, ExpectationResult, Problem, SourceText};
 use datafusion::arrow::{
     array::{Array, AsArray},
     compute::cast,
@@ -35,6 +36,13 @@ pub(super) fn possible(
     Ok(())
 }
 
+impl Engine {
+    /// Takes note of what a source of the project at hand promises.
+    pub(super) fn promise(&self, name: &DatasetName, expectations: &[Expectation]) {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), expectations.to_vec());
+    }
+}
+
 impl Session {
     /// Asks the sources among these what they promise. A broken `FAIL` is an error, a broken `WARN` is told.
     pub(super) async fn ask_sources(
@@ -46,12 +54,15 @@ impl Session {
             if table.definition.kind != DatasetKind::Source {
                 continue;
             }
-            let asked = (self.subject.principal.clone(), table.at.dataset, table.at.made_at);
-            if self.engine.kept_promises.lock().unwrap_or_else(PoisonError::into_inner).contains(&asked) {
+            let promised =
+                self.engine.promised.lock().unwrap_or_else(PoisonError::into_inner).get(&table.at.name).cloned();
+            let expectations = promised.map_or_else(|| recorded(&table.definition), Ok)?;
+            if expectations.is_empty() {
                 continue;
             }
-            let expectations = promised(&table.definition)?;
-            if expectations.is_empty() {
+            let says = crate::hash_text(&crate::expect::says(&expectations));
+            let asked = (self.subject.principal.clone(), table.at.dataset, table.at.made_at, says);
+            if self.engine.kept_promises.lock().unwrap_or_else(PoisonError::into_inner).contains(&asked) {
                 continue;
             }
             if let Some(owner) = &table.owner {
@@ -137,7 +148,7 @@ impl Session {
 }
 
 /// The expectations in a source's recorded declaration.
-fn promised(definition: &DatasetDefinition) -> Result<Vec<Expectation>, Problem> {
+fn recorded(definition: &DatasetDefinition) -> Result<Vec<Expectation>, Problem> {
     let mut statements = custody_dialect::parse(&SourceText::inline(definition.sql.clone())).map_err(crate::refused)?;
     match statements.pop().map(|s| s.value) {
         Some(Statement::Source(def)) => Ok(def.clauses.expectations),

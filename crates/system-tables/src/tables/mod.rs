@@ -6,5 +6,6 @@ pub(crate) mod asserted;
 pub(crate) mod catalog;
 pub(crate) mod ledger;
 pub(crate) mod lineage;
+pub(crate) mod ml;
 pub(crate) mod policy;
 pub(crate) mod quality;

@@ -36,10 +36,10 @@ pub(crate) fn expectations(snapshot: &Snapshot, gate: &Gate<'_>, rows: &mut Rows
 }
 
 /// A column by its ordinal, its profile, and that of its version without columns.
-type Counted<'a> = (u16, &'a ColumnDef, ColumnProfile, Profile);
+pub(crate) type Counted<'a> = (u16, &'a ColumnDef, ColumnProfile, Profile);
 
 /// A version's columns that the viewer may count, with their profiles.
-fn counted<'a>(
+pub(crate) fn counted<'a>(
     version: &'a VersionRecord,
     gate: &Gate<'_>,
     facts: &dyn Facts,
