@@ -154,6 +154,13 @@ fn approvals_open_what_policies_say_for_whom_and_how_long() {
         assert_eq!(warehouse.ask("research", listed).await.unwrap(), all);
         assert_eq!(warehouse.ask("nobody", listed).await.unwrap(), Vec::<String>::new());
 
+        let until = "SELECT DISTINCT valid_until IS NULL AS always FROM system.policy.grants WHERE dataset = 'raw.patients' ORDER BY always";
+        assert_eq!(
+            warehouse.ask("research", until).await.unwrap(),
+            ["false", "true"],
+            "before it was given, and since"
+        );
+
         // Taken back by who may.
         assert_eq!(code(nobody.revoke_access(given, "why").await), "C6005");
         engineer.revoke_access(given, "the study ended").await.unwrap();

@@ -6,7 +6,7 @@ use crate::{
     rows::{Cell, Rows},
     tables::access::{touched, visible},
 };
-use custody_model::{Actor, ControlSeq, Entry, Node, Payload, Purpose, Subject};
+use custody_model::{Actor, ControlSeq, Entry, Node, Payload, Purpose, Subject, Target, WallNanos};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -113,10 +113,20 @@ pub(crate) fn grants(
             Cell::List(sets),
             Cell::List(guarded),
             Cell::List(column.policies.iter().map(String::as_str).collect()),
-            Cell::Null,
+            valid_until(snapshot, entry, &target).into(),
         ])?;
     }
     Ok(())
+}
+
+/// When the first approval ends that the decision looked at.
+fn valid_until(snapshot: &Snapshot, entry: &Entry, target: &Target) -> Option<WallNanos> {
+    // Owners with whose rights a view reads have none.
+    let (actor, None) = (entry.actor.as_ref()?, &target.owner) else { return None };
+    let purpose = entry.reason.purpose.as_ref()?;
+    let at = (entry.control_seq, entry.wall);
+    let approvals = snapshot.catalog.approvals(&actor.principal, purpose, target.dataset, at.0, at.1);
+    approvals.values().flat_map(|rungs| rungs.values().copied()).min()
 }
 
 /// The subject that a decision was made for, as the entry recorded it.
