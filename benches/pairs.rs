@@ -58,12 +58,18 @@ impl Ratios {
 
     /// Prints the geometric mean of the ratios.
     pub(crate) fn geomean(&self) {
+        if self.ratios.is_empty() {
+            return;
+        }
         let mean = self.ratios.iter().map(|r| r.ln()).sum::<f64>() / self.ratios.len() as f64;
         println!("  {:<32} {:>34.3}", format!("geometric mean of {}", self.ratios.len()), mean.exp());
     }
 
     /// Prints both means over all cases and their ratio.
     pub(crate) fn sums(&self) {
+        if self.ratios.is_empty() {
+            return;
+        }
         let [ours, theirs] = self.sums.map(|sum| sum / self.ratios.len() as u32);
         let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
         println!("  {:<32} {ours:>12.3?} {theirs:>12.3?} {ratio:>8.3}", "mean");
